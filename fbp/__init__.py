@@ -1,0 +1,19 @@
+"""fbp: functional backpropagation for JAX. A drop-in for `jax.grad` whose backward pass you can read, check and change."""
+
+from fbp.api import grad, hessian, jacrev, value_and_grad, vjp
+from fbp.core import Rule, Rulebook, Site, Stopped, table
+from fbp.rules import RULES
+
+__all__ = [
+    "RULES",
+    "Rule",
+    "Rulebook",
+    "Site",
+    "Stopped",
+    "grad",
+    "hessian",
+    "jacrev",
+    "table",
+    "value_and_grad",
+    "vjp",
+]

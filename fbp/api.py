@@ -1,0 +1,349 @@
+"""The public transformations, with the signatures and the meaning of JAX's.
+
+This room knows pytrees, argument numbers and errors; the engine below it sees flat lists of arrays.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fbp import _compat
+from fbp.core import Rulebook, is_inexact, value, zeros
+from fbp.engine import Differentiate, Pullback
+from fbp.rules import RULES
+
+
+@jax.tree_util.register_pytree_node_class
+class VJP:
+    """The pullback of `fbp.vjp`: `y_bar -> (x_bar, ...)` in the structures of the function's output and arguments.
+
+    A pytree of its residuals; `jax.tree.leaves(pullback)` shows what the backward pass keeps."""
+
+    def __init__(self, pullback: Pullback, ins, outs):
+        self._pullback = pullback
+        self._ins = ins  # (tree, avals) of the arguments
+        self._outs = outs  # (tree, avals) of the output
+
+    def __call__(self, y_bar):
+        tree, avals = self._outs
+        y_bars = _check_cotangent(y_bar, tree, avals)
+        in_tree, in_avals = self._ins
+        x_bars = self._pullback(*y_bars)
+        return jax.tree.unflatten(in_tree, [zeros(aval) if x is None else x for x, aval in zip(x_bars, in_avals, strict=True)])
+
+    def tree_flatten(self):
+        return (self._pullback,), (self._ins, self._outs)
+
+    @classmethod
+    def tree_unflatten(cls, aux, children):
+        return cls(*children, *aux)
+
+
+@_compat.api_boundary
+def vjp(fun: Callable, *primals, has_aux: bool = False, rules: Rulebook = RULES) -> Any:
+    """Value and pullback of `fun`, as `jax.vjp`: `y, pullback = vjp(fun, *primals)`, `x_bars = pullback(y_bar)`.
+
+    y = f(x)  =>  x_bar = y_bar · ∂f/∂x, a tuple with one cotangent for each of `primals`, of its shape and dtype
+    (`float0` for integers). With `has_aux`, `fun` returns `(y, aux)` and the result is `y, pullback, aux`.
+
+    fun: a function of pytrees of arrays.
+    rules: the rulebook that the reverse pass is read through.
+
+    The pullback is a pytree whose leaves are the residuals, so it can leave a `jit`.
+
+    Raises TypeError if an argument or output is not an array, ValueError if the pullback gets a cotangent of another
+    structure, shape or dtype than the output.
+
+    >>> y, pullback = vjp(lambda x, y: x * y, 2.0, 3.0)
+    >>> float(y), tuple(map(float, pullback(1.0)))
+    (6.0, (3.0, 2.0))
+    """
+    _check_callable("vjp", fun)
+    leaves, tree = jax.tree.flatten(primals)
+    xs = [_as_value(leaf, f"argument {keys}") for leaf, keys in zip(leaves, _key_paths(primals), strict=True)]
+    avals = tuple(jax.typeof(x) for x in xs)
+    out_tree = aux_tree = None
+    n_out = 0
+
+    def flat_fun(*xs):
+        nonlocal out_tree, aux_tree, n_out
+        out = fun(*jax.tree.unflatten(tree, xs))
+        aux = None
+        if has_aux:
+            if not (isinstance(out, tuple) and len(out) == 2):
+                raise TypeError(f"with has_aux=True the function returns a pair (output, aux), but it returned {out!r}.")
+            out, aux = out
+        ys, out_tree = jax.tree.flatten(out)
+        ys = [_as_value(y, f"output {keys}") for y, keys in zip(ys, _key_paths(out), strict=True)]
+        n_out = len(ys)
+        aux_leaves, aux_tree = jax.tree.flatten(aux)
+        return [*ys, *aux_leaves]
+
+    outputs, pullback = Differentiate(rules)(flat_fun, [is_inexact(aval) for aval in avals], *xs)
+    outputs = [value(y) for y in outputs]
+    ys, aux = outputs[:n_out], outputs[n_out:]
+    pullback = pullback.only(n_out)
+    y = jax.tree.unflatten(out_tree, ys)
+    result = VJP(pullback, (tree, avals), (out_tree, tuple(jax.typeof(y) for y in ys)))
+    return (y, result, jax.tree.unflatten(aux_tree, aux)) if has_aux else (y, result)
+
+
+def value_and_grad(
+    fun: Callable,
+    argnums: int | Sequence[int] = 0,
+    has_aux: bool = False,
+    holomorphic: bool = False,
+    allow_int: bool = False,
+    *,
+    rules: Rulebook = RULES,
+) -> Callable:
+    """The function that returns `(fun(...), gradient)`, as `jax.value_and_grad`. Arguments as for `fbp.grad`.
+
+    >>> value, gradient = value_and_grad(lambda x: x * x)(3.0)
+    >>> float(value), float(gradient)
+    (9.0, 6.0)
+    """
+    _check_callable("value_and_grad", fun)
+    argnums = _check_argnums(argnums)
+
+    @functools.wraps(fun, assigned=("__module__", "__name__", "__qualname__"))
+    @_compat.api_boundary
+    def value_and_grad_fun(*args, **kwargs):
+        selected, partial = _select_args(fun, argnums, args, kwargs)
+        _check_inputs("grad", selected, argnums, holomorphic, allow_int)
+        y, pullback, *aux = vjp(partial, *selected, has_aux=has_aux, rules=rules)
+        _check_scalar(y, holomorphic)
+        x_bars = pullback(_one_like(y))
+        return ((y, *aux) if has_aux else y), (x_bars[0] if isinstance(argnums, int) else x_bars)
+
+    return value_and_grad_fun
+
+
+def grad(
+    fun: Callable,
+    argnums: int | Sequence[int] = 0,
+    has_aux: bool = False,
+    holomorphic: bool = False,
+    allow_int: bool = False,
+    *,
+    rules: Rulebook = RULES,
+) -> Callable:
+    """The gradient function of a scalar function, as `jax.grad`: a drop-in.
+
+    fun: returns a scalar, or `(scalar, aux)` with `has_aux`.
+    argnums: which positional argument(s) to differentiate; an int gives one gradient, a sequence a tuple of them.
+    holomorphic: whether `fun` is promised to be holomorphic: complex inputs and output.
+    allow_int: whether integer inputs are allowed; their gradient is of dtype `float0`.
+    rules: the rulebook that the reverse pass is read through.
+
+    Raises TypeError if the output is not a real scalar, or if an input has no gradient (integers).
+
+    >>> float(grad(lambda x: x * x)(3.0))
+    6.0
+    """
+    _check_callable("grad", fun)
+    value_and_grad_fun = value_and_grad(fun, argnums, has_aux, holomorphic, allow_int, rules=rules)
+
+    @functools.wraps(fun, assigned=("__module__", "__name__", "__qualname__"))
+    @_compat.api_boundary
+    def grad_fun(*args, **kwargs):
+        y, gradient = value_and_grad_fun(*args, **kwargs)
+        return (gradient, y[1]) if has_aux else gradient
+
+    return grad_fun
+
+
+def jacrev(
+    fun: Callable,
+    argnums: int | Sequence[int] = 0,
+    has_aux: bool = False,
+    holomorphic: bool = False,
+    allow_int: bool = False,
+    *,
+    rules: Rulebook = RULES,
+) -> Callable:
+    """The Jacobian by reverse mode, row by row, as `jax.jacrev`. Arguments as for `fbp.grad`; `fun` need not be scalar.
+
+    y = f(x), x: [n], y: [m]  =>  J[i, j] = ∂y_i/∂x_j: [m, n]. For pytrees, a tree of outputs of trees of inputs.
+
+    >>> import jax.numpy as jnp
+    >>> jacrev(lambda x: x * x)(jnp.array([1.0, 2.0])).tolist()
+    [[2.0, 0.0], [0.0, 4.0]]
+    """
+    _check_callable("jacrev", fun)
+    argnums = _check_argnums(argnums)
+
+    @functools.wraps(fun, assigned=("__module__", "__name__", "__qualname__"))
+    @_compat.api_boundary
+    def jacobian(*args, **kwargs):
+        selected, partial = _select_args(fun, argnums, args, kwargs)
+        _check_inputs("jacrev", selected, argnums, holomorphic, allow_int)
+        y, pullback, *aux = vjp(partial, *selected, has_aux=has_aux, rules=rules)
+        for leaf in jax.tree.leaves(y):
+            _check_output_dtype("jacrev", jax.typeof(leaf), holomorphic)
+        rows = jax.tree.map(lambda leaf, basis: _rows(pullback, basis, leaf), y, _one_hot_cotangents(y))
+        if isinstance(argnums, int):
+            rows = jax.tree.map(lambda _, row: row[0], y, rows)
+        return (rows, *aux) if has_aux else rows
+
+    return jacobian
+
+
+def hessian(
+    fun: Callable,
+    argnums: int | Sequence[int] = 0,
+    has_aux: bool = False,
+    holomorphic: bool = False,
+    *,
+    rules: Rulebook = RULES,
+) -> Callable:
+    """The Hessian, forward over reverse, as `jax.hessian`. H[i, j] = ∂²f/∂x_i∂x_j.
+
+    >>> import jax.numpy as jnp
+    >>> hessian(lambda x: x[0] * x[0] * x[1])(jnp.array([1.0, 3.0])).tolist()
+    [[6.0, 2.0], [2.0, 0.0]]
+    """
+    reverse = jacrev(fun, argnums, has_aux, holomorphic, rules=rules)
+    return jax.jacfwd(reverse, argnums, has_aux=has_aux, holomorphic=holomorphic)
+
+
+def _one_hot_cotangents(y: Any) -> Any:
+    """For each leaf of y, the cotangents [leaf.size, ...] of y that pick its elements one by one."""
+    leaves, tree = jax.tree.flatten(y)
+
+    def cotangents(i):
+        basis = jnp.eye(leaves[i].size, dtype=leaves[i].dtype).reshape(leaves[i].size, *leaves[i].shape)
+        zeros = [jnp.zeros((leaves[i].size, *jnp.shape(leaf)), _bar_dtype(jax.typeof(leaf))) for leaf in leaves]
+        return jax.tree.unflatten(tree, zeros[:i] + [basis] + zeros[i + 1 :])
+
+    leaves = [jnp.asarray(leaf) for leaf in leaves]
+    return jax.tree.unflatten(tree, [cotangents(i) for i in range(len(leaves))])
+
+
+def _rows(pullback: VJP, cotangents: Any, leaf: Any) -> Any:
+    rows = jax.vmap(pullback)(cotangents)
+    return jax.tree.map(lambda row: row.reshape(*jnp.shape(leaf), *row.shape[1:]), rows)
+
+
+def _select_args(fun: Callable, argnums: int | tuple[int, ...], args: tuple, kwargs: dict) -> tuple[tuple, Callable]:
+    """The arguments to differentiate, and the function of them alone."""
+    chosen = (argnums,) if isinstance(argnums, int) else argnums
+    if any(not -len(args) <= i < len(args) for i in chosen):
+        raise TypeError(
+            f"argnums={argnums} asks for the gradient of positional argument {max(chosen)}, but the function was called "
+            f"with {len(args)} positional argument(s). Keyword arguments cannot be differentiated: pass it by position."
+        )
+    places = [i % len(args) for i in chosen]
+
+    def partial(*selected):
+        full = list(args)
+        for i, x in zip(places, selected, strict=True):
+            full[i] = x
+        return fun(*full, **kwargs)
+
+    return tuple(args[i] for i in places), partial
+
+
+def _as_value(x: Any, what: str) -> Any:
+    """x as a JAX value; Python and NumPy numbers become arrays, weakly typed where they are."""
+    if isinstance(x, jax.Array):
+        return x
+    try:
+        jax.typeof(x)
+    except TypeError:
+        raise TypeError(
+            f"{what} is {x!r} of type {type(x).__name__}, which is not an array or a number. Close over what is not "
+            "an array, or register its class as a pytree."
+        ) from None
+    return x if getattr(x, "dtype", None) == jax.dtypes.float0 else jnp.asarray(x)
+
+
+def _bar_dtype(aval: Any) -> Any:
+    return aval.dtype if is_inexact(aval) else jax.dtypes.float0
+
+
+def _one_like(y: Any) -> jax.Array:
+    return jax.lax.full_like(y, 1)
+
+
+def _key_paths(tree: Any) -> list[str]:
+    return [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
+
+
+def _check_callable(name: str, fun: Any) -> None:
+    if not callable(fun):
+        raise TypeError(f"fbp.{name} differentiates a function, but got {fun!r} of type {type(fun).__name__}.")
+
+
+def _check_argnums(argnums: Any) -> int | tuple[int, ...]:
+    try:
+        return int(argnums.__index__()) if hasattr(argnums, "__index__") else tuple(int(i.__index__()) for i in argnums)
+    except (AttributeError, TypeError):
+        raise TypeError(f"argnums is an int or a sequence of ints, but got {argnums!r}.") from None
+
+
+def _check_inputs(name: str, selected: tuple, argnums: int | tuple[int, ...], holomorphic: bool, allow_int: bool):
+    """Every input of a wrong type at once, with its place."""
+    places = (argnums,) if isinstance(argnums, int) else argnums
+    wrong = []
+    for place, arg in zip(places, selected, strict=True):
+        for path, leaf in jax.tree_util.tree_flatten_with_path(arg)[0]:
+            dtype = jax.typeof(_as_value(leaf, f"argument {place}{jax.tree_util.keystr(path)}")).dtype
+            if holomorphic and not jnp.issubdtype(dtype, jnp.complexfloating):
+                wrong.append(f"argument {place}{jax.tree_util.keystr(path)} is {dtype}, not complex")
+            elif not holomorphic and not allow_int and not jnp.issubdtype(dtype, jnp.inexact):
+                wrong.append(f"argument {place}{jax.tree_util.keystr(path)} is {dtype}")
+    if wrong and holomorphic:
+        raise TypeError(f"{name} with holomorphic=True requires inputs with complex dtype, but {'; '.join(wrong)}.")
+    if wrong:
+        raise TypeError(
+            f"{name} requires real- or complex-valued inputs, but {'; '.join(wrong)}. Convert to a floating dtype, leave "
+            "the argument out of argnums, or pass allow_int=True to get float0 zeros for it."
+        )
+
+
+def _check_scalar(y: Any, holomorphic: bool) -> None:
+    leaves = jax.tree.leaves(y)
+    if len(leaves) != 1 or leaves[0] is not y:
+        raise TypeError(
+            f"the gradient is defined only for scalar-output functions, but the output was the pytree "
+            f"{jax.tree.structure(y)}. Return one scalar, with has_aux=True if there is more to return."
+        )
+    if jnp.shape(y):
+        raise TypeError(
+            f"the gradient is defined only for scalar-output functions, but the output had shape: {jnp.shape(y)}. Reduce it, "
+            "for example with jnp.mean, or use fbp.vjp or fbp.jacrev."
+        )
+    _check_output_dtype("grad", jax.typeof(y), holomorphic)
+
+
+def _check_output_dtype(name: str, aval: Any, holomorphic: bool) -> None:
+    if holomorphic and not jnp.issubdtype(aval.dtype, jnp.complexfloating):
+        raise TypeError(f"{name} with holomorphic=True requires outputs with complex dtype, but got {aval.dtype}.")
+    if not holomorphic and not jnp.issubdtype(aval.dtype, jnp.floating):
+        raise TypeError(
+            f"{name} requires real-valued outputs, but got {aval.dtype}. For a complex output pass holomorphic=True or "
+            "use fbp.vjp; an integer output has no gradient."
+        )
+
+
+def _check_cotangent(y_bar: Any, tree: Any, avals: tuple) -> list[Any]:
+    """The leaves of a cotangent for outputs of these types; None for the float0 of an integer output."""
+    leaves, got = jax.tree.flatten(y_bar)
+    if got != tree:
+        raise ValueError(
+            f"the pullback takes a cotangent with the structure of the output. The output is {tree}, the cotangent {got}."
+        )
+    wrong = []
+    for keys, leaf, aval in zip(_key_paths(y_bar), leaves, avals, strict=True):
+        bar = jax.typeof(leaf)
+        if (bar.shape, bar.dtype) != (aval.shape, _bar_dtype(aval)):
+            wrong.append(f"cotangent{keys} is {bar.dtype}{list(bar.shape)}, the output {aval.dtype}{list(aval.shape)}")
+    if wrong:
+        raise ValueError(f"a cotangent has the shape and dtype of its output (float0 for integers), but {'; '.join(wrong)}.")
+    return [_as_value(leaf, "cotangent") if is_inexact(aval) else None for leaf, aval in zip(leaves, avals, strict=True)]

@@ -1,0 +1,186 @@
+"""The vocabulary: a Rule says how one operation is run and reversed, a Site says where, a Rulebook holds the rules.
+
+Nothing here differentiates anything. The engine applies rules; the chapters in `fbp.rules` are made of them.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import Primitive
+from jax.extend.source_info_util import SourceInfo, summarize
+
+
+class Site(NamedTuple):
+    """Where a rule is applied: everything that is known before any value is. Static under `jit`.
+
+    primitive: the operation.
+    needs: for each input, whether it wants a cotangent. A rule saves no residual that only an unwanted one would read.
+    avals: shape and dtype of each input. Free to keep, so never a residual.
+    out_avals: shape and dtype of each output, once the rule's fwd has given them.
+    path: the name stack, "encoder/layer_3", as `jax.named_scope` and Flax modules write it.
+    source: the line of the user's program.
+    vjp: `vjp(fun, needs, *xs) -> ys, pullback` differentiates an inner function with the rulebook in force. The ys are
+        flat, each an array or `Stopped`; the pullback takes a cotangent for each y (None is zero) and returns one for
+        each x. Being a pytree of residuals, it may itself be saved as a rule's residuals.
+    """
+
+    primitive: Primitive
+    needs: tuple[bool, ...]
+    avals: tuple[jax.core.ShapedArray, ...]
+    path: str
+    source: SourceInfo
+    vjp: Callable
+    out_avals: tuple[jax.core.ShapedArray, ...] = ()
+
+    def __str__(self) -> str:
+        """'sort' at decoder/attn (model.py:31)"""
+        where = f" at {self.path}" if self.path else ""
+        return f"'{self.primitive}'{where} ({summarize(self.source)})"
+
+
+class Stopped(NamedTuple):
+    """An output of a rule's fwd through which no cotangent flows back, as behind `stop_gradient`."""
+
+    value: Any
+
+
+def value(y: Any) -> Any:
+    """The output itself, whether or not a cotangent flows through it."""
+    return y.value if isinstance(y, Stopped) else y
+
+
+class Rule(NamedTuple):
+    """How to run one operation and how to reverse it.
+
+    fwd: (site, *xs, **params) -> ys, residuals.  ys is one array, or a list of them for a primitive with several
+        results; each may be `Stopped`. Residuals are any pytree of arrays.
+    bwd: (site, residuals, *y_bars, **params) -> x_bars, one for each input, of its shape and dtype.
+        None is the zero cotangent, in both directions.
+
+    A rule need not know about needs, sharing or transformations: forward and reverse are ordinary JAX code, and the
+    engine drops what nobody asked for.
+    """
+
+    fwd: Callable
+    bwd: Callable
+
+
+class Rulebook(Mapping[Primitive, Rule]):
+    """An immutable mapping from primitives to rules. `RULES | {lax.tanh_p: my_rule}` is a new one."""
+
+    def __init__(self, rules: Mapping[Primitive, Rule]):
+        for primitive, rule in rules.items():
+            if not isinstance(primitive, Primitive) or not isinstance(rule, Rule):
+                raise TypeError(
+                    f"a rulebook maps primitives to rules, but got {primitive!r}: {rule!r}. Keys are primitives such as "
+                    "jax.lax.tanh_p; values are fbp.Rule(fwd, bwd) or fbp.table(...)."
+                )
+        self._rules = MappingProxyType(dict(rules))
+        self._hash = hash(frozenset(self._rules.items()))
+
+    def __getitem__(self, primitive: Primitive) -> Rule:
+        return self._rules[primitive]
+
+    def __iter__(self) -> Iterator[Primitive]:
+        return iter(self._rules)
+
+    def __len__(self) -> int:
+        return len(self._rules)
+
+    def __or__(self, other: Mapping[Primitive, Rule]) -> Rulebook:
+        return Rulebook({**self, **other})
+
+    # Equal contents are equal books: `RULES | {...}` written inside a training step must find what was traced before.
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Rulebook) and self._rules == other._rules
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __repr__(self) -> str:
+        return f"Rulebook of {len(self)} rules"
+
+
+_INPUTS = {name: i for i, name in enumerate("abcdefgh"[:6])} | {"x": 0}
+
+
+def table(*columns: Callable | None, fwd: Callable | None = None) -> Rule:
+    """A rule with one line per input, for an operation of one output whose cotangents share no work.
+
+    Each column gives the cotangent of one input. Its first parameter is the cotangent of the output, and the others say
+    by their names what it reads: `a`, `b`, `c`, ... (or `x` for the first) are the inputs, `y` the output; these are
+    the residuals, kept only where the column's input wants a cotangent. Parameters after `*` are the primitive's
+    parameters, or `site`. None stands for an input without cotangent.
+
+        tanh_p: table(lambda g, y: g * (1 - y * y))
+        mul_p:  table(lambda g, b: g * b,
+                      lambda g, a: g * a)
+
+    An input that was broadcast (a scalar against an array) gets the sum over its copies. `fwd(*xs, **params)` computes
+    the output, by default the primitive itself.
+
+    >>> import fbp, jax
+    >>> steep_tanh = fbp.table(lambda g, y: 2 * g * (1 - y * y))
+    >>> float(fbp.grad(jax.numpy.tanh, rules=fbp.RULES | {jax.lax.tanh_p: steep_tanh})(0.0))
+    2.0
+    """
+    reads = [_reads(column) for column in columns]
+
+    def forward(site, *xs, **params):
+        y = site.primitive.bind(*xs, **params) if fwd is None else fwd(*xs, **params)
+        wanted = {name for needed, (names, _) in zip(site.needs, reads, strict=True) if needed for name in names}
+        return y, {name: y if name == "y" else xs[_INPUTS[name]] for name in wanted}
+
+    def backward(site, residuals, g, **params):
+        known = params | {"site": site}
+        return [
+            unbroadcast(column(g, *(residuals[n] for n in names), **{k: known[k] for k in keywords}), aval)
+            if needed and column is not None
+            else None
+            for needed, column, (names, keywords), aval in zip(site.needs, columns, reads, site.avals, strict=True)
+        ]
+
+    return Rule(forward, backward)
+
+
+def _reads(column: Callable | None) -> tuple[list[str], list[str]]:
+    """The residuals and the keywords that a column of a table names."""
+    if column is None:
+        return [], []
+    parameters = list(inspect.signature(column).parameters.values())
+    names = [p.name for p in parameters[1:] if p.kind is not p.KEYWORD_ONLY]
+    if unknown := [name for name in names if name != "y" and name not in _INPUTS]:
+        raise TypeError(
+            f"a table's column reads {unknown}, but the residuals are called {', '.join(_INPUTS)} (inputs) and y "
+            "(output). Parameters of the primitive come after a `*`."
+        )
+    return names, [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+
+
+def unbroadcast(x_bar: jax.Array | None, aval: jax.core.ShapedArray) -> jax.Array | None:
+    """Sums a cotangent over the axes along which its input was repeated. y = broadcast x  =>  x_bar = sum of y_bar."""
+    if x_bar is None or x_bar.shape == aval.shape:
+        return x_bar
+    if not aval.shape:
+        return jnp.sum(x_bar, dtype=aval.dtype)
+    axes = tuple(i for i, (n, m) in enumerate(zip(x_bar.shape, aval.shape, strict=True)) if n != m)
+    return jnp.sum(x_bar, axes, keepdims=True, dtype=aval.dtype)
+
+
+def is_inexact(aval: Any) -> bool:
+    """Whether cotangents of this type exist: real and complex arrays have them, integers, booleans and keys do not."""
+    return isinstance(aval, jax.core.ShapedArray) and jnp.issubdtype(aval.dtype, jnp.inexact)
+
+
+def zeros(aval: Any) -> Any:
+    """The zero cotangent of a type, written out: of dtype float0 for integers."""
+    if jnp.issubdtype(aval.dtype, jnp.inexact):
+        return jnp.zeros(aval.shape, aval.dtype)
+    return np.zeros(aval.shape, jax.dtypes.float0)

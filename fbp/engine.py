@@ -1,0 +1,271 @@
+"""The record and the reverse walk. The engine knows no primitive: every operation is a rule in the rulebook it is given.
+
+Forward, each operation of the user's function is applied through its rule as the function runs, and noted: which rule,
+where, which values it read and wrote, what it left as residuals. Backward, the notes are read in reverse, and each rule
+turns the cotangents of its outputs into cotangents of its inputs. That is all of reverse mode:
+
+    for entry in reversed(tape):  x_bars += entry.bwd(residuals, *y_bars)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+from jax.extend import source_info_util
+from jax.extend.core import Primitive, set_current_trace, take_current_trace
+
+from fbp import _compat
+from fbp.core import Rule, Rulebook, Site, Stopped, is_inexact, value
+
+Slot = int | None  # the place of a value on the tape; None for a value that wants no cotangent
+
+
+class Constant(NamedTuple):
+    """A residual that is part of the program, such as the 2.0 of `2.0 * x`: kept on the tape, not among the arrays."""
+
+    value: Any
+
+
+class Entry(NamedTuple):
+    """One rule applied once. `residuals` has, for each leaf, the index of an array, or a `Constant`."""
+
+    rule: Rule
+    site: Site
+    params: dict[str, Any]
+    inputs: tuple[Slot, ...]
+    outputs: tuple[Slot, ...]
+    residuals: tuple[int | Constant, ...]
+    residuals_tree: Any
+
+
+class Tape(NamedTuple):
+    """The record of a forward pass, without its arrays. Inputs have the slots 0, 1, 2, ..."""
+
+    entries: tuple[Entry, ...]
+    needs: tuple[bool, ...]
+    outputs: tuple[Slot, ...]
+
+
+class Record(jax.core.Trace):
+    """The trace under which the user's function runs. Each primitive it reaches is applied through its rule."""
+
+    def __init__(self, parent: jax.core.Trace, rules: Rulebook):
+        super().__init__()
+        self.requires_low = False
+        self.parent = parent
+        self.rules = rules
+        self.entries: list[Entry] = []
+        self.slots = 0
+        self.arrays: list[jax.Array] = []
+        self.index_of: dict[int, int] = {}  # id of an array -> its index: each array is kept once
+
+    def new_tracer(self, primal: Any) -> Recorded:
+        self.slots += 1
+        return Recorded(self, primal, self.slots - 1)
+
+    def lower(self, x: Any) -> Any:
+        """The value behind a tracer of ours."""
+        return x.primal if isinstance(x, Recorded) and x._trace is self else x
+
+    def slot(self, x: Any) -> Slot:
+        return x.slot if isinstance(x, Recorded) and x._trace is self else None
+
+    def stage_value(self, val):
+        return val
+
+    def process_primitive(self, primitive: Primitive, args, params, /):
+        return self.apply(primitive, args, params, params)
+
+    def process_custom_jvp_call(self, primitive, fun, jvp, args, /, *, symbolic_zeros):
+        params = {"symbolic_zeros": symbolic_zeros}
+        return self.apply(primitive, args, params | {"jvp": jvp}, params | {"subfuns": (fun, jvp)})
+
+    def process_custom_vjp_call(self, primitive, fun, fwd, bwd, args, /, *, out_trees, symbolic_zeros):
+        params = {"out_trees": out_trees, "symbolic_zeros": symbolic_zeros}
+        return self.apply(primitive, args, params | {"fwd": fwd, "bwd": bwd}, params | {"subfuns": (fun, fwd, bwd)})
+
+    def apply(self, primitive: Primitive, args, params: dict[str, Any], bind_params: dict[str, Any]):
+        """Runs one operation and records it. `bind_params` are its parameters where it is run without a rule."""
+        inputs = tuple(self.slot(x) for x in args)
+        xs = [self.lower(x) for x in args]
+        avals = tuple(jax.typeof(x) for x in xs)
+        needs = tuple(slot is not None for slot in inputs)
+        rule = self.rules.get(primitive)
+        if rule is None or not any(needs):
+            ys = primitive.bind_with_trace(self.parent, xs, avals, bind_params)
+            if any(needs) and any(is_inexact(jax.typeof(y)) for y in _listed(ys)):
+                site = Site(primitive, needs, avals, *_here(), Differentiate(self.rules))
+                raise NotImplementedError(f"no vjp rule for {site}. Pass rules=RULES | {{...}}, or stop_gradient its input.")
+            return ys
+
+        site = Site(primitive, needs, avals, *_here(), Differentiate(self.rules))
+        with set_current_trace(self.parent):
+            ys, residuals = rule.fwd(site, *xs, **params)
+        tracers = [y if self.is_stopped(y) else self.new_tracer(y) for y in _listed(ys)]
+        outputs = tuple(self.slot(y) for y in tracers)
+        tracers = [value(y) for y in tracers]
+        if any(slot is not None for slot in outputs):
+            site = site._replace(out_avals=tuple(jax.typeof(y) for y in tracers))
+            leaves, tree = jax.tree.flatten(residuals)
+            kept = tuple(self.keep(leaf) for leaf in leaves)
+            self.entries.append(Entry(rule, site, params, inputs, outputs, kept, tree))
+        return tracers if primitive.multiple_results else tracers[0]
+
+    def is_stopped(self, y: Any) -> bool:
+        return isinstance(y, Stopped) or not is_inexact(jax.typeof(y))
+
+    def keep(self, leaf: Any) -> int | Constant:
+        if not isinstance(leaf, jax.Array):
+            return Constant(leaf)
+        if id(leaf) not in self.index_of:
+            self.index_of[id(leaf)] = len(self.arrays)
+            self.arrays.append(leaf)
+        return self.index_of[id(leaf)]
+
+
+class Recorded(jax.core.Tracer):
+    """A value on the tape. Concrete values stay concrete, so Python control flow on them works as it does without fbp."""
+
+    __slots__ = ("primal", "slot")
+
+    def __init__(self, trace: Record, primal: Any, slot: int):
+        super().__init__(trace, jax.typeof(primal))
+        self.primal = primal
+        self.slot = slot
+
+    def to_concrete_value(self):
+        return self.primal.to_concrete_value() if isinstance(self.primal, jax.core.Tracer) else self.primal
+
+    def get_referent(self):
+        return self.primal.get_referent() if isinstance(self.primal, jax.core.Tracer) else self
+
+    def _short_repr(self):
+        return f"Recorded({self.primal})"
+
+
+class Differentiate(NamedTuple):
+    """The reverse mode of flat functions under one rulebook; what `site.vjp` is. Equal for equal rulebooks."""
+
+    rules: Rulebook
+
+    def __call__(self, fun: Callable[..., Sequence], needs: Sequence[bool], *xs) -> tuple[list, Pullback]:
+        """ys, pullback of the flat function `fun` at `xs`, for the inputs where `needs` says so.
+
+        A y that no cotangent can flow back from comes as `Stopped`."""
+        with take_current_trace() as parent:
+            trace = Record(parent, self.rules)
+            inputs = [trace.new_tracer(x) for x in xs]
+            inputs = [tracer if needed else x for needed, tracer, x in zip(needs, inputs, xs, strict=True)]
+            with set_current_trace(trace):
+                outputs = fun(*inputs)
+            ys = [trace.lower(y) if trace.slot(y) is not None else Stopped(y) for y in outputs]
+            slots = tuple(trace.slot(y) for y in outputs)
+            trace.invalidate()
+        return ys, _prune(Tape(tuple(trace.entries), tuple(needs), slots), trace.arrays)
+
+
+@jax.tree_util.register_pytree_node_class
+class Pullback:
+    """y_bars -> x_bars: the reverse walk, with the residuals as its leaves and the tape as its structure.
+
+    A pytree, so it can leave a `jit`, be stacked by a `scan`, mapped, stored. Called with None for a zero cotangent, and
+    returns None where none flows."""
+
+    def __init__(self, tape: Tape, residuals: Sequence[Any]):
+        self.tape = tape
+        self.residuals = residuals
+
+    def __call__(self, *y_bars):
+        tape = self.tape
+        bars: dict[int, Any] = {}
+        for slot, y_bar in zip(tape.outputs, y_bars, strict=True):
+            _accumulate(bars, slot, y_bar)
+        for entry in reversed(tape.entries):
+            entry_bars = [None if slot is None else bars.pop(slot, None) for slot in entry.outputs]
+            if all(bar is None for bar in entry_bars):
+                continue
+            kept = [k.value if isinstance(k, Constant) else self.residuals[k] for k in entry.residuals]
+            with source_info_util.user_context(entry.site.source.traceback, name_stack=entry.site.source.name_stack):
+                residuals = jax.tree.unflatten(entry.residuals_tree, kept)
+                x_bars = entry.rule.bwd(entry.site, residuals, *entry_bars, **entry.params)
+                _check(entry, x_bars)
+                for slot, x_bar in zip(entry.inputs, x_bars, strict=True):
+                    _accumulate(bars, slot, x_bar)
+        return [bars.get(slot) if needed else None for slot, needed in enumerate(tape.needs)]
+
+    def only(self, n: int) -> Pullback:
+        """The pullback of the first n outputs alone, without the residuals that only the others would read."""
+        return _prune(self.tape._replace(outputs=self.tape.outputs[:n]), self.residuals)
+
+    def tree_flatten(self):
+        return self.residuals, _Same(self.tape)
+
+    @classmethod
+    def tree_unflatten(cls, tape: _Same, residuals):
+        return cls(tape.value, residuals)
+
+
+class _Same:
+    """A static value that equals only itself, so that comparing two programs never compares what they contain."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def __eq__(self, other):
+        return isinstance(other, _Same) and self.value is other.value
+
+    def __hash__(self):
+        return id(self.value)
+
+
+def _accumulate(bars: dict[int, Any], slot: Slot, bar: Any) -> None:
+    """Cotangents of a value used twice add up. y = f(x, x)  =>  x_bar = a_bar + b_bar."""
+    if slot is not None and bar is not None:
+        bars[slot] = bar if slot not in bars else jax.lax.add(bars[slot], bar)
+
+
+def _check(entry: Entry, x_bars: Sequence[Any]) -> None:
+    """A cotangent lives in the space of its primal: same shape, same dtype, one for each input."""
+    avals = entry.site.avals
+    if len(x_bars) != len(avals):
+        raise TypeError(
+            f"the rule for {entry.site} returned {len(x_bars)} cotangents for {len(avals)} inputs; None is zero."
+        )
+    for i, (x_bar, aval, slot) in enumerate(zip(x_bars, avals, entry.inputs, strict=True)):
+        if slot is None or x_bar is None:
+            continue
+        bar = jax.typeof(x_bar)
+        if (bar.shape, bar.dtype) != (aval.shape, aval.dtype):
+            raise TypeError(
+                f"the rule for {entry.site} returned a cotangent of type {bar.str_short()} for input {i}, which is "
+                f"{aval.str_short()}; a cotangent has the shape and dtype of its primal."
+            )
+
+
+def _prune(tape: Tape, arrays: Sequence[Any]) -> Pullback:
+    """Drops the entries from which no output is reached, and the residuals that only they would read."""
+    live, entries = set(tape.outputs) - {None}, []
+    for entry in reversed(tape.entries):
+        if live.intersection(entry.outputs):
+            live.update(slot for slot in entry.inputs if slot is not None)
+            entries.append(entry)
+    used = sorted({k for entry in entries for k in entry.residuals if not isinstance(k, Constant)})
+    new_index = {old: new for new, old in enumerate(used)}
+    entries = [
+        entry._replace(residuals=tuple(k if isinstance(k, Constant) else new_index[k] for k in entry.residuals))
+        for entry in reversed(entries)
+    ]
+    return Pullback(tape._replace(entries=tuple(entries)), [arrays[k] for k in used])
+
+
+def _here() -> tuple[str, source_info_util.SourceInfo]:
+    source = source_info_util.current()
+    source = source.replace(name_stack=source_info_util.current_name_stack())
+    return _compat.path(source), source
+
+
+def _listed(ys: Any) -> list:
+    """A rule's output as a list: of several results, or of the one. (Stopped is a tuple, but one result.)"""
+    return list(ys) if isinstance(ys, list | tuple) and not isinstance(ys, Stopped) else [ys]

@@ -1,0 +1,107 @@
+"""Calls: operations whose work is an inner function. jit, remat, and functions with a derivative of their own.
+
+y = f(x) for an inner f  =>  x_bar = pullback of f. `site.vjp` differentiates the inner function with the rulebook in
+force, so a replaced rule reaches inside; its pullback is a pytree, and is the outer rule's residuals.
+"""
+
+import functools
+
+import jax
+from jax import lax
+from jax.custom_derivatives import SymbolicZero
+from jax.extend.core.primitives import closed_call_p, custom_jvp_call_p, custom_vjp_call_p, jit_p, remat_p
+
+from fbp import _compat
+from fbp.core import Rule, Stopped, value, zeros
+from fbp.rules.residuals import carve, refill
+
+
+@jax.jit
+def apply_pullback(pullback, y_bars):
+    return pullback(*y_bars)
+
+
+# The same jaxpr, met again (forty-eight equal layers), is traced and compiled once: the cached function is the same
+# object, and jit knows it. Bounded, because the cache keeps its jaxprs alive.
+@functools.lru_cache(maxsize=4096)
+def _jitted_forward(vjp, jaxpr, needs, name, inline):
+    def forward(*xs):
+        ys, pullback = vjp(_compat.jaxpr_fun(jaxpr), needs, *xs)
+        return ys, carve(pullback, [*xs, *map(value, ys)])
+
+    forward.__name__ = forward.__qualname__ = name
+    return jax.jit(forward, inline=inline)
+
+
+def _jit_forward(site, *xs, jaxpr, name, inline, **_):
+    ys, carved = _jitted_forward(site.vjp, jaxpr, site.needs, name, inline)(*xs)
+    return ys, refill(carved, [*xs, *map(value, ys)])
+
+
+def _jit_backward(site, pullback, *y_bars, **_):
+    return apply_pullback(pullback, y_bars)
+
+
+def _call_forward(site, *xs, call_jaxpr, **_):
+    return site.vjp(_compat.jaxpr_fun(call_jaxpr), site.needs, *xs)
+
+
+def _call_backward(site, pullback, *y_bars, **_):
+    return pullback(*y_bars)
+
+
+def _remat_forward(site, *xs, jaxpr, **params):
+    return site.primitive.bind(*xs, jaxpr=jaxpr, **params), xs
+
+
+def _remat_backward(site, xs, *y_bars, jaxpr, prevent_cse, **_):
+    if prevent_cse:  # else XLA finds the forward pass to be the same computation, and keeps its values after all
+        xs = lax.optimization_barrier(xs)
+    _, pullback = site.vjp(_compat.jaxpr_fun(jaxpr), site.needs, *xs)
+    return pullback(*y_bars)
+
+
+def _custom_jvp_forward(site, *xs, jvp, symbolic_zeros):
+    """The tangent map ẋ ↦ ẏ that the user wrote is linear, and the transpose of a linear map is its vjp, at any point:
+    at ẋ = 0. The same run gives the primal outputs; under jit, the tangents of zero are dead code."""
+
+    def tangent_map(*tangents):
+        if symbolic_zeros:
+            tangents = [t if needed else SymbolicZero(jax.typeof(t)) for t, needed in zip(tangents, site.needs, strict=True)]
+        outputs = jvp.call_wrapped(*xs, *tangents)
+        return [zeros(y.aval) if isinstance(y, SymbolicZero) else y for y in outputs]
+
+    outputs, pullback = site.vjp(tangent_map, site.needs, *map(zeros, site.avals))
+    ys, tangents = outputs[: len(outputs) // 2], outputs[len(outputs) // 2 :]
+    return [y if isinstance(t, Stopped) else value(y) for y, t in zip(ys, tangents, strict=True)], pullback
+
+
+def _custom_jvp_backward(site, pullback, *y_bars, **_):
+    return pullback(*[None] * len(y_bars), *y_bars)
+
+
+def _custom_vjp_forward(site, *xs, fwd, out_trees, **_):
+    """The user's fwd, called with (value, whether a cotangent is wanted) for each input; it gives residuals, then ys.
+    JAX leaves out the residuals that are inputs, and says which."""
+    outputs = fwd.call_wrapped(*(arg for pair in zip(xs, site.needs, strict=True) for arg in pair))
+    _, residuals_tree, inputs = out_trees()
+    n = residuals_tree.num_leaves - sum(i is not None for i in inputs)
+    own = iter(outputs[:n])
+    return outputs[n:], [next(own) if i is None else xs[i] for i in inputs]
+
+
+def _custom_vjp_backward(site, residuals, *y_bars, bwd, symbolic_zeros, **_):
+    """The user's bwd, which expects a zero written out, or as a SymbolicZero where it asked for those."""
+    zero = (lambda aval: SymbolicZero(aval.to_tangent_aval())) if symbolic_zeros else zeros
+    y_bars = [zero(aval) if y_bar is None else y_bar for y_bar, aval in zip(y_bars, site.out_avals, strict=True)]
+    x_bars = bwd.call_wrapped(*residuals, *y_bars)
+    return [None if isinstance(x, SymbolicZero) or _compat.is_internal_zero(x) else x for x in x_bars]
+
+
+RULES = {
+    jit_p: Rule(_jit_forward, _jit_backward),
+    closed_call_p: Rule(_call_forward, _call_backward),
+    remat_p: Rule(_remat_forward, _remat_backward),
+    custom_jvp_call_p: Rule(_custom_jvp_forward, _custom_jvp_backward),
+    custom_vjp_call_p: Rule(_custom_vjp_forward, _custom_vjp_backward),
+}

@@ -1,0 +1,300 @@
+"""Control flow: scan, while, cond. The inner function is differentiated once, and the loop is run the other way.
+
+scan:  h_t, y_t = f(w, h_{t-1}, x_t), t = 1..T
+  =>   w̄_t, h̄_{t-1}, x̄_t = pullback_t(h̄_t, ȳ_t), t = T..1, and w̄ = Σ w̄_t.
+
+The pullbacks of f at each step are pytrees of one structure: the forward scan stacks them and the reverse scan reads
+them. What does not change from step to step is kept once, outside the stack.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+from jax import lax
+from jax.extend.core import Literal
+from jax.extend.core.primitives import cond_p, scan_p, while_p
+
+from fbp import _compat
+from fbp.core import Rule, Stopped, value, zeros
+from fbp.rules.residuals import Carved, carve, refill
+
+
+def split(values, *sizes):
+    """The first parts of a list, of these sizes, and the rest."""
+    parts = []
+    for size in sizes:
+        parts.append(list(values[:size]))
+        values = values[size:]
+    return *parts, list(values)
+
+
+def carry_fixpoint(vjp, body, needs, avals, n_consts, n_carry):
+    """Needs of the body's inputs once every carry into which a step brings a cotangent wants one, and, for each output
+    of the body, whether one flows back from it."""
+    while True:
+        ys = jax.eval_shape(lambda *xs: vjp(body, needs, *xs)[0], *avals)
+        flows = [not isinstance(y, Stopped) for y in ys]
+        consts, carry, xs = split(needs, n_consts, n_carry)
+        grown = (*consts, *(a or b for a, b in zip(carry, flows, strict=False)), *xs)
+        if grown == needs:
+            return needs, [*carry, *flows[n_carry:]]
+        needs = grown
+
+
+# ---------------------------------------------------------------------------------------------------------- scan
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["saved", "once", "stacked"],
+    meta_fields=["tree", "sources", "sizes", "needs", "avals", "options"],
+)
+@dataclasses.dataclass(frozen=True)
+class Scanned:
+    """The residuals of a scan. `refill(Carved(saved_t, tree, sources), once | stacked_t)` is the pullback of step t."""
+
+    saved: list  # what only the pullbacks know, stacked over time
+    once: dict[int, Any]  # loop constants and other invariant residuals, by place among the known values
+    stacked: dict[int, Any]  # inputs and outputs of the scan, by place
+    tree: Any
+    sources: tuple[int | None, ...]
+    sizes: tuple[int, int]  # loop constants, carries
+    needs: tuple[bool, ...]
+    avals: tuple
+    options: tuple[int, bool, int | bool]  # length, reverse, unroll
+
+
+def _scan_forward(site, *xs, jaxpr, length, reverse, unroll, **params):
+    sizes = _compat.scan_counts(params)
+    return _scan(site.vjp, jaxpr, site.needs, sizes, (length, reverse, unroll))(*xs)
+
+
+@functools.lru_cache(maxsize=4096)
+def _scan(vjp, jaxpr, needs, sizes, options):
+    n_consts, n_carry = sizes
+    n_ys = len(jaxpr.out_avals)
+    length, reverse, unroll = options
+    body = _compat.jaxpr_fun(jaxpr)
+
+    def scan(*inputs):
+        consts, init, xs = split(inputs, n_consts, n_carry)
+        wanted, flows = carry_fixpoint(vjp, body, needs, jaxpr.in_avals, *sizes)
+
+        def step(*inputs):
+            ys, pullback = vjp(body, wanted, *inputs)
+            ys = [value(y) for y in ys]
+            consts, _, xs = split(inputs, n_consts, n_carry)
+            return ys, carve(pullback, [*consts, *xs, *ys[n_carry:]])
+
+        # The step is staged once, to see which residuals are invariant, and run as staged.
+        staged, (_, carved) = jax.make_jaxpr(step, return_shape=True)(*jaxpr.in_avals)
+        run_step = _compat.jaxpr_fun(staged)
+        fixed, invariant = _invariant_outputs(staged, consts, n_ys)
+
+        def run(carry, x):
+            carry, ys, saved = split(run_step(*consts, *carry, *x), n_carry, n_ys - n_carry)
+            return carry, (ys, [r for r, same in zip(saved, invariant, strict=True) if not same])
+
+        carry, (ys, saved) = lax.scan(run, init, xs, length=length, reverse=reverse, unroll=unroll)
+
+        # Known values by place: constants, inputs, outputs, and behind them the invariant residuals.
+        first_fixed = n_consts + len(xs) + len(ys)
+        places = iter(first_fixed + sum(invariant[:i]) if same else None for i, same in enumerate(invariant))
+        sources = tuple(next(places) if source is None else source for source in carved.sources)
+        read = {source for source in sources if source is not None}
+        once = {i: x for i, x in [*enumerate(consts), *enumerate(fixed, first_fixed)] if i in read}
+        stacked = {i: x for i, x in enumerate([*xs, *ys], n_consts) if i in read}
+        residuals = Scanned(saved, once, stacked, carved.tree, sources, sizes, wanted, tuple(jaxpr.in_avals), options)
+        return [y if flow else Stopped(y) for y, flow in zip([*carry, *ys], flows, strict=True)], residuals
+
+    return jax.jit(scan)
+
+
+def _invariant_outputs(staged, consts, start):
+    """The outputs from `start` on of a staged step that depend on its constants alone: their values, and which they are."""
+    jaxpr = staged.jaxpr
+    varying = set(jaxpr.invars[len(consts) :])
+    for eqn in jaxpr.eqns:
+        if eqn.effects or varying.intersection(v for v in eqn.invars if not isinstance(v, Literal)):
+            varying.update(eqn.outvars)
+    outputs = jaxpr.outvars[start:]
+    invariant = [isinstance(v, Literal) or v not in varying for v in outputs]
+
+    wanted = {v for v, same in zip(outputs, invariant, strict=True) if same and not isinstance(v, Literal)}
+    chosen = []
+    for eqn in reversed(jaxpr.eqns):
+        if wanted.intersection(eqn.outvars):
+            wanted.update(v for v in eqn.invars if not isinstance(v, Literal))
+            chosen.append(eqn)
+    values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*staged.consts, *consts], strict=False))
+
+    def read(v):
+        return v.val if isinstance(v, Literal) else values[v]
+
+    for eqn in reversed(chosen):
+        results = eqn.primitive.bind(*map(read, eqn.invars), **eqn.primitive.get_bind_params(eqn.params))
+        values.update(zip(eqn.outvars, results if eqn.primitive.multiple_results else [results], strict=True))
+    return [read(v) for v, same in zip(outputs, invariant, strict=True) if same], invariant
+
+
+@jax.jit
+def _reverse_scan(scanned, y_bars):
+    n_consts, n_carry = scanned.sizes
+    length, reverse, unroll = scanned.options
+    carry_bars, y_bars = split(y_bars, n_carry)
+    const_avals, carry_avals, _ = split(scanned.avals, n_consts, n_carry)
+    const_needs, carry_needs, _ = split(scanned.needs, n_consts, n_carry)
+
+    def fill(bars, needs, avals):
+        return [None if not n else zeros(a) if b is None else b for b, n, a in zip(bars, needs, avals, strict=True)]
+
+    def step(bars, slices):
+        const_bars, carry_bars = bars
+        saved, stacked, y_bars = slices
+        pullback = refill(Carved(saved, scanned.tree, scanned.sources), scanned.once | stacked)
+        new_const_bars, carry_bars, x_bars = split(pullback(*carry_bars, *y_bars), n_consts, n_carry)
+        const_bars = [a if b is None else lax.add(a, b) for a, b in zip(const_bars, new_const_bars, strict=True)]
+        return (const_bars, fill(carry_bars, carry_needs, carry_avals)), x_bars
+
+    bars = fill([None] * n_consts, const_needs, const_avals), fill(carry_bars, carry_needs, carry_avals)
+    slices = scanned.saved, scanned.stacked, y_bars
+    (const_bars, carry_bars), x_bars = lax.scan(
+        step, bars, slices, length=length, reverse=not reverse, unroll=unroll
+    )
+    return [*const_bars, *carry_bars, *x_bars]
+
+
+def _scan_backward(site, scanned, *y_bars, **_):
+    return _reverse_scan(scanned, list(y_bars))
+
+
+# --------------------------------------------------------------------------------------------------------- while
+
+
+def _while_forward(site, *xs, cond_nconsts, cond_jaxpr, body_nconsts, body_jaxpr):
+    params = {"cond_jaxpr": cond_jaxpr, "body_nconsts": body_nconsts, "body_jaxpr": body_jaxpr}
+    ys = site.primitive.bind(*xs, cond_nconsts=cond_nconsts, **params)
+    needs = site.needs[cond_nconsts:]
+    body = _compat.jaxpr_fun(body_jaxpr)
+    _, flows = carry_fixpoint(site.vjp, body, needs, body_jaxpr.in_avals, body_nconsts, len(ys))
+    return [y if flow else Stopped(y) for y, flow in zip(ys, flows, strict=True)], ()
+
+
+def _while_backward(site, residuals, *y_bars, **_):
+    raise ValueError(
+        f"reverse-mode differentiation does not work for {site}: a loop whose number of steps is known only at run time "
+        "would have to keep an unknown number of residuals. Use jax.lax.scan, or jax.lax.fori_loop with Python integers "
+        "as bounds; or put jax.lax.stop_gradient around its inputs."
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------- cond
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["index", "saved", "known"],
+    meta_fields=["branches"],
+)
+@dataclasses.dataclass(frozen=True)
+class Branched:
+    """The residuals of a cond. The branches save different things, so they share places: `saved` has room for any of
+    them, and `branches` says, for each, how to make its pullback of it."""
+
+    index: Any
+    saved: list
+    known: dict[int, Any]  # operands that the pullbacks read
+    branches: tuple  # for each, the tree and sources of its carved pullback, and the places of what it saved
+
+
+def _cond_forward(site, index, *xs, branches, **_):
+    return _cond(site.vjp, branches, site.needs[1:])(index, *xs)
+
+
+@functools.lru_cache(maxsize=4096)
+def _cond(vjp, branches, needs):
+    def cond(index, *xs):
+        stagings, stops, carvings = [], [], []
+        for branch in branches:
+
+            def run(*xs, branch=branch):
+                ys, pullback = vjp(_compat.jaxpr_fun(branch), needs, *xs)
+                return ys, carve(pullback, xs)
+
+            staged, (ys, carved) = jax.make_jaxpr(run, return_shape=True)(*branch.in_avals)
+            stagings.append(staged)
+            carvings.append(carved)
+            stops.append([isinstance(y, Stopped) for y in ys])
+
+        n_ys = len(branches[0].out_avals)
+        places, slots = _share_places([[(r.shape, r.dtype) for r in carved.leaves] for carved in carvings])
+
+        def branch_fun(staged, places):
+            def fun(*xs):
+                ys, saved = split(_compat.jaxpr_fun(staged)(*xs), n_ys)
+                own = dict(zip(places, saved, strict=True))
+                return ys, [own[i] if i in own else lax.full(shape, 0, dtype) for i, (shape, dtype) in enumerate(slots)]
+
+            return fun
+
+        ys, saved = lax.switch(index, [branch_fun(s, p) for s, p in zip(stagings, places, strict=True)], *xs)
+        flows = tuple(not all(column) for column in zip(*stops, strict=True))
+        read = {i for carved in carvings for i in carved.sources if i is not None}
+        known = {i: x for i, x in enumerate(xs) if i in read}
+        how = tuple((c.tree, c.sources, tuple(p)) for c, p in zip(carvings, places, strict=True))
+        return [y if flow else Stopped(y) for y, flow in zip(ys, flows, strict=True)], Branched(index, saved, known, how)
+
+    return jax.jit(cond)
+
+
+def _share_places(types):
+    """A place for each of the values of each branch, shared by branches where the types agree; and the places' types."""
+    slots, places = [], []
+    for branch_types in types:
+        free = list(range(len(slots)))
+        taken = []
+        for type_ in branch_types:
+            place = next((i for i in free if slots[i] == type_), len(slots))
+            if place == len(slots):
+                slots.append(type_)
+            else:
+                free.remove(place)
+            taken.append(place)
+        places.append(taken)
+    return places, slots
+
+
+@jax.jit
+def _reverse_cond(branched, y_bars):
+    def reverse(tree, sources, places):
+        def fun(saved, known, y_bars):
+            pullback = refill(Carved([saved[i] for i in places], tree, sources), known)
+            return pullback(*y_bars)
+
+        return fun
+
+    funs = [reverse(*branch) for branch in branched.branches]
+    args = branched.saved, branched.known, y_bars
+    # A cotangent that is zero in one branch and not in another is written out, so that the branches agree.
+    shapes = [jax.eval_shape(fun, *args) for fun in funs]
+    avals = [next((s for s in column if s is not None), None) for column in zip(*shapes, strict=True)]
+
+    def written_out(fun):
+        return lambda *args: [zeros(a) if x is None and a is not None else x for x, a in zip(fun(*args), avals, strict=True)]
+
+    return lax.switch(branched.index, [written_out(fun) for fun in funs], *args)
+
+
+def _cond_backward(site, branched, *y_bars, **_):
+    return [None, *_reverse_cond(branched, list(y_bars))]
+
+
+RULES = {
+    scan_p: Rule(_scan_forward, _scan_backward),
+    while_p: Rule(_while_forward, _while_backward),
+    cond_p: Rule(_cond_forward, _cond_backward),
+}
