@@ -1,6 +1,6 @@
 """fbp: functional backpropagation for JAX. A drop-in for `jax.grad` whose backward pass you can read, check and change."""
 
-from fbp.api import grad, hessian, jacrev, value_and_grad, vjp
+from fbp.api import as_custom_vjp, grad, hessian, jacrev, value_and_grad, vjp
 from fbp.core import Rule, Rulebook, Site, Stopped, table
 from fbp.rules import RULES
 
@@ -10,6 +10,7 @@ __all__ = [
     "Rulebook",
     "Site",
     "Stopped",
+    "as_custom_vjp",
     "grad",
     "hessian",
     "jacrev",

@@ -13,7 +13,7 @@ import jax
 import jax.core
 from jax._src import traceback_util
 from jax.extend import source_info_util
-from jax.extend.core import jaxpr_as_fun
+from jax.extend.core import jaxpr_as_fun, primitives
 from jax.interpreters.ad import Zero
 
 _HERE = str(pathlib.Path(__file__).parent)
@@ -56,3 +56,8 @@ def _primitive_of(fun: Callable, *xs: Any) -> Any:
 
 # Differentiable primitives that jax.extend.core.primitives does not list.
 optimization_barrier_p = _primitive_of(jax.lax.optimization_barrier, 0.0)
+
+
+def where_known(rules: dict[str, Any]) -> dict[Any, Any]:
+    """The rules, by name, of primitives that this version of JAX has."""
+    return {getattr(primitives, name): rule for name, rule in rules.items() if hasattr(primitives, name)}

@@ -212,6 +212,23 @@ def hessian(
     return jax.jacfwd(reverse, argnums, has_aux=has_aux, holomorphic=holomorphic)
 
 
+def as_custom_vjp(fun: Callable, *, rules: Rulebook = RULES) -> Callable:
+    """`fun`, with fbp's backward pass for whoever differentiates it: code that calls `jax.grad` gets the rules given here.
+
+    As a `jax.custom_vjp`, it has no forward mode, and it differentiates with respect to its arguments, not to what it
+    closes over.
+
+    >>> import fbp, jax
+    >>> double = as_custom_vjp(lambda x: -x, rules=RULES | {jax.lax.neg_p: fbp.table(lambda g: 2 * g)})
+    >>> float(jax.grad(double)(3.0))
+    2.0
+    """
+    _check_callable("as_custom_vjp", fun)
+    with_rules = jax.custom_vjp(fun)
+    with_rules.defvjp(lambda *args: vjp(fun, *args, rules=rules), lambda pullback, y_bar: pullback(y_bar))
+    return functools.wraps(fun)(with_rules)
+
+
 def _one_hot_cotangents(y: Any) -> Any:
     """For each leaf of y, the cotangents [leaf.size, ...] of y that pick its elements one by one."""
     leaves, tree = jax.tree.flatten(y)

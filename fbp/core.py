@@ -41,8 +41,9 @@ class Site(NamedTuple):
 
     def __str__(self) -> str:
         """'sort' at decoder/attn (model.py:31)"""
-        where = f" at {self.path}" if self.path else ""
-        return f"'{self.primitive}'{where} ({summarize(self.source)})"
+        path = f" at {self.path}" if self.path else ""
+        line = summarize(self.source)  # empty where JAX has not noted the user's line
+        return f"'{self.primitive}'{path}" + (f" ({line})" if line else "")
 
 
 class Stopped(NamedTuple):
@@ -108,16 +109,16 @@ class Rulebook(Mapping[Primitive, Rule]):
         return f"Rulebook of {len(self)} rules"
 
 
-_INPUTS = {name: i for i, name in enumerate("abcdefgh"[:6])} | {"x": 0}
+_INPUTS = {name: i for i, name in enumerate("abcdef")} | {"x": 0, "w": 1}
 
 
 def table(*columns: Callable | None, fwd: Callable | None = None) -> Rule:
     """A rule with one line per input, for an operation of one output whose cotangents share no work.
 
     Each column gives the cotangent of one input. Its first parameter is the cotangent of the output, and the others say
-    by their names what it reads: `a`, `b`, `c`, ... (or `x` for the first) are the inputs, `y` the output; these are
-    the residuals, kept only where the column's input wants a cotangent. Parameters after `*` are the primitive's
-    parameters, or `site`. None stands for an input without cotangent.
+    by their names what it reads: `a`, `b`, `c`, ... (or `x`, `w` for the first two) are the inputs, `y` the output;
+    these are the residuals, kept only where the column's input wants a cotangent. Parameters after `*` are the primitive's
+    parameters, or `site`; one with a default may be absent. None stands for an input without cotangent.
 
         tanh_p: table(lambda g, y: g * (1 - y * y))
         mul_p:  table(lambda g, b: g * b,
@@ -141,7 +142,7 @@ def table(*columns: Callable | None, fwd: Callable | None = None) -> Rule:
     def backward(site, residuals, g, **params):
         known = params | {"site": site}
         return [
-            unbroadcast(column(g, *(residuals[n] for n in names), **{k: known[k] for k in keywords}), aval)
+            unbroadcast(column(g, *(residuals[n] for n in names), **{k: known[k] for k in keywords if k in known}), aval)
             if needed and column is not None
             else None
             for needed, column, (names, keywords), aval in zip(site.needs, columns, reads, site.avals, strict=True)
@@ -180,7 +181,9 @@ def is_inexact(aval: Any) -> bool:
 
 
 def zeros(aval: Any) -> Any:
-    """The zero cotangent of a type, written out: of dtype float0 for integers."""
-    if jnp.issubdtype(aval.dtype, jnp.inexact):
-        return jnp.zeros(aval.shape, aval.dtype)
-    return np.zeros(aval.shape, jax.dtypes.float0)
+    """The zero cotangent of a type, written out: weakly typed where the type is, and of dtype float0 for integers."""
+    if not jnp.issubdtype(aval.dtype, jnp.inexact):
+        return np.zeros(aval.shape, jax.dtypes.float0)
+    if aval.weak_type and (zero := jnp.asarray(0j if jnp.issubdtype(aval.dtype, complex) else 0.0)).dtype == aval.dtype:
+        return jnp.broadcast_to(zero, aval.shape)
+    return jnp.zeros(aval.shape, aval.dtype)

@@ -28,6 +28,19 @@ class Constant(NamedTuple):
     value: Any
 
 
+class MissingRule(NotImplementedError):
+    """The rulebook in force has no rule for an operation that needs one."""
+
+    def __init__(self, site: Site):
+        super().__init__(f"no vjp rule for {site}. Pass rules=RULES | {{...}}, or stop_gradient its input.")
+        self.site = site
+
+    def inside(self, outer: Site) -> MissingRule:
+        path = "/".join(part for part in (outer.path, self.site.path) if part)
+        source = self.site.source if source_info_util.summarize(self.site.source) else outer.source
+        return MissingRule(self.site._replace(path=path, source=source))
+
+
 class Entry(NamedTuple):
     """One rule applied once. `residuals` has, for each leaf, the index of an array, or a `Constant`."""
 
@@ -97,12 +110,15 @@ class Record(jax.core.Trace):
             ys = primitive.bind_with_trace(self.parent, xs, avals, bind_params)
             if any(needs) and any(is_inexact(jax.typeof(y)) for y in _listed(ys)):
                 site = Site(primitive, needs, avals, *_here(), Differentiate(self.rules))
-                raise NotImplementedError(f"no vjp rule for {site}. Pass rules=RULES | {{...}}, or stop_gradient its input.")
+                raise MissingRule(site)
             return ys
 
         site = Site(primitive, needs, avals, *_here(), Differentiate(self.rules))
-        with set_current_trace(self.parent):
-            ys, residuals = rule.fwd(site, *xs, **params)
+        try:
+            with set_current_trace(self.parent):
+                ys, residuals = rule.fwd(site, *xs, **params)
+        except MissingRule as error:  # in an inner function, whose path begins here
+            raise error.inside(site) from None
         tracers = [y if self.is_stopped(y) else self.new_tracer(y) for y in _listed(ys)]
         outputs = tuple(self.slot(y) for y in tracers)
         tracers = [value(y) for y in tracers]

@@ -1,6 +1,28 @@
 """The rulebook, a chapter per family of operations. Each chapter is a table: `primitive: rule`."""
 
 from fbp.core import Rulebook
-from fbp.rules import calls, elementwise, loops
+from fbp.rules import (
+    calls,
+    elementwise,
+    indexing,
+    loops,
+    ordering,
+    products,
+    reductions,
+    shapes,
+    special,
+    windows,
+)
 
-RULES = Rulebook(calls.RULES | loops.RULES | elementwise.RULES)
+RULES = Rulebook(
+    elementwise.RULES
+    | special.RULES
+    | reductions.RULES
+    | ordering.RULES
+    | shapes.RULES
+    | indexing.RULES
+    | windows.RULES
+    | products.RULES
+    | calls.RULES
+    | loops.RULES
+)

@@ -61,6 +61,17 @@ def _remat_backward(site, xs, *y_bars, jaxpr, prevent_cse, **_):
     return pullback(*y_bars)
 
 
+def _barrier_forward(site, *xs):
+    return site.primitive.bind(*xs), ()
+
+
+def _barrier_backward(site, _, *y_bars):
+    """The cotangents are held together as the values were."""
+    flowing = {i: y_bar for i, y_bar in enumerate(y_bars) if y_bar is not None}
+    flowing = lax.optimization_barrier(flowing)
+    return [flowing.get(i) for i in range(len(y_bars))]
+
+
 def _custom_jvp_forward(site, *xs, jvp, symbolic_zeros):
     """The tangent map ẋ ↦ ẏ that the user wrote is linear, and the transpose of a linear map is its vjp, at any point:
     at ẋ = 0. The same run gives the primal outputs; under jit, the tangents of zero are dead code."""
@@ -102,6 +113,7 @@ RULES = {
     jit_p: Rule(_jit_forward, _jit_backward),
     closed_call_p: Rule(_call_forward, _call_backward),
     remat_p: Rule(_remat_forward, _remat_backward),
+    _compat.optimization_barrier_p: Rule(_barrier_forward, _barrier_backward),
     custom_jvp_call_p: Rule(_custom_jvp_forward, _custom_jvp_backward),
     custom_vjp_call_p: Rule(_custom_vjp_forward, _custom_vjp_backward),
 }

@@ -1,24 +1,172 @@
-"""Elementwise operations: y_i = f(x_i)  =>  x_bar_i = y_bar_i f'(x_i).
+"""Elementwise operations: y_i = f(x_i)  =>  x_bar_i = g_i f'(x_i), where g is the cotangent of y.
 
 Where f' can be written with y it is: y is the next operation's input, so keeping it is usually free.
 """
 
 from jax import lax
-from jax.extend.core.primitives import add_p, convert_element_type_p, mul_p, neg_p, sub_p, tanh_p
+from jax.extend.core.primitives import (
+    abs_p, acos_p, acosh_p, add_jaxvals_p, add_p, asin_p, asinh_p, atan2_p, atan_p, atanh_p, bitcast_convert_type_p,
+    cbrt_p, ceil_p, clamp_p, complex_p, conj_p, convert_element_type_p, copy_p, cos_p, cosh_p, div_p, exp2_p, exp_p,
+    expm1_p, floor_p, imag_p, integer_pow_p, log1p_p, log_p, logistic_p, max_p, min_p, mul_p, name_p, neg_p, pow_p,
+    real_p, reduce_precision_p, rem_p, round_p, rsqrt_p, select_n_p, sharding_constraint_p, sign_p, sin_p, sinh_p,
+    sqrt_p, square_p, stop_gradient_p, sub_p, tan_p, tanh_p,
+)  # fmt: skip
 
-from fbp.core import table
+from fbp import _compat
+from fbp.core import Rule, Stopped, table
+from fbp.rules.common import as_complex, is_complex, where
+
+
+def _stopped_forward(site, *xs, **params):
+    return Stopped(site.primitive.bind(*xs, **params)), ()
+
+
+# The derivative is zero, or there is none: sign, floor, stop_gradient.
+stopped = Rule(_stopped_forward, lambda site, residuals, g, **_: [None] * len(site.avals))
+
+# y = x, for the operations that say something about a value and do not change it.
+identity = table(lambda g: g)
+
+
+def share(x, y, other):
+    """The part of the cotangent of y = max(x, other) that is x's: all, none, or half of it in a tie. (Also for min.)"""
+    one = lax.full_like(y, 1)
+    return where(x == y, where(other == y, 0.5 * one, one), 0 * one)
+
+
+def nonzero(x):
+    """x, with ones for its zeros."""
+    return where(x == 0, lax.full_like(x, 1), x)
+
+
+def abs_bar(g, x, y):
+    """y = |x|  =>  x_bar = ±g; for a complex x, g conj(x) / |x|."""
+    if is_complex(x):
+        return as_complex(g) * (lax.conj(x) / as_complex(nonzero(y)))
+    return where(x >= 0, g, -g)
+
+
+def power_base_bar(g, a, b):
+    """y = a^b  =>  a_bar = g b a^(b-1), and for an integer b, 0 where b = 0 whatever a is."""
+    if b.dtype == a.dtype:
+        return g * (b * lax.pow(a, b - lax.full_like(b, 1)))
+    a, b = lax.broadcast_to_rank(a, max(a.ndim, b.ndim)), lax.convert_element_type(b, a.dtype)
+    slope = nonzero(b) * lax.pow(a, b - lax.full_like(b, 1))
+    return g * where(b + 0 * slope == 0, 0 * slope, slope)
+
+
+def integer_power_bar(g, x, *, y):
+    """z = x^n  =>  x_bar = g n x^(n-1)."""
+    if y == 0:
+        return None
+    return g if y == 1 else g * (y * (x if y == 2 else lax.integer_pow(x, y - 1)))
+
+
+def convert_bar(g, *, site, sharding):
+    """Back to the type of x, weak if that is; from complex to real by taking the real part."""
+    (aval,) = site.avals
+    return convert_element_type_p.bind(g, new_dtype=aval.dtype, weak_type=aval.weak_type, sharding=sharding)
+
+
+def clamp_bars(g, low, x, high):
+    zero = lax.full_like(g, 0)
+    return [
+        where((low > x) & (low < high), g, zero),
+        where((x > low) & (x < high), g, zero),
+        where(high < x, g, zero),
+    ]
+
+
+def _select_forward(site, which, *cases, **params):
+    return site.primitive.bind(which, *cases, **params), which
+
+
+def _select_backward(site, which, g, **_):
+    """y = cases[which]  =>  cases_bar[i] = g where which = i, else 0."""
+    zero = lax.full_like(g, 0)
+    n = len(site.avals) - 1
+    return [
+        None,
+        *(
+            lax.select_n(which, *(g if j == i else zero for j in range(n))) if site.needs[1 + i] else None
+            for i in range(n)
+        ),
+    ]
+
 
 RULES = {
     # Arithmetic
-    neg_p: table(lambda g: lax.neg(g)),
+    neg_p: table(lambda g: -g),
     add_p: table(lambda g: g,
                  lambda g: g),
+    add_jaxvals_p: table(lambda g: g,
+                         lambda g: g),
     sub_p: table(lambda g: g,
-                 lambda g: lax.neg(g)),
+                 lambda g: -g),
     mul_p: table(lambda g, b: g * b,
                  lambda g, a: g * a),
-    # Conversions
-    convert_element_type_p: table(lambda g, *, site: lax.convert_element_type(g, site.avals[0].dtype)),
-    # Exponentials
-    tanh_p: table(lambda g, y: g * (1 - y * y)),
+    div_p: table(lambda g, b: g / b,
+                 lambda g, a, b: (-g * a) * lax.integer_pow(b, -2)),
+    rem_p: table(lambda g: g,
+                 lambda g, a, b: -g * (lax.sign(a / b) * lax.floor(lax.abs(a / b)))),
+    abs_p: table(abs_bar),
+    # Powers and roots
+    square_p: table(lambda g, x: g * (2 * x)),
+    integer_pow_p: table(integer_power_bar),
+    pow_p: table(power_base_bar,
+                 lambda g, a, y: g * (lax.log(nonzero(a)) * y)),
+    sqrt_p: table(lambda g, y: g * (0.5 / y)),
+    rsqrt_p: table(lambda g, x, y: g * (-0.5 * (y / x))),
+    cbrt_p: table(lambda g, y: g * (lax.integer_pow(y, -2) / 3)),
+    # Exponentials and logarithms
+    exp_p: table(lambda g, y: g * y),
+    exp2_p: table(lambda g, y: lax.log(lax.full_like(y, 2)) * (g * y)),
+    expm1_p: table(lambda g, y: g * (y + 1)),
+    log_p: table(lambda g, x: g / x),
+    log1p_p: table(lambda g, x: g / (1 + x)),
+    logistic_p: table(lambda g, y: g * (y * (1 - y))),
+    # Trigonometric and hyperbolic functions. Factored, (1 - y) (1 + y) is exact near ±1, where 1 - y² cancels.
+    sin_p: table(lambda g, x: g * lax.cos(x)),
+    cos_p: table(lambda g, x: -(g * lax.sin(x))),
+    tan_p: table(lambda g, y: g * (1 + y * y)),
+    asin_p: table(lambda g, x: g * lax.rsqrt((1 - x) * (1 + x))),
+    acos_p: table(lambda g, x: -g * lax.rsqrt((1 - x) * (1 + x))),
+    atan_p: table(lambda g, x: g / (1 + x * x)),
+    atan2_p: table(lambda g, a, b: g * (b / (a * a + b * b)),
+                   lambda g, a, b: g * (-a / (a * a + b * b))),
+    sinh_p: table(lambda g, x: g * lax.cosh(x)),
+    cosh_p: table(lambda g, x: g * lax.sinh(x)),
+    tanh_p: table(lambda g, y: g * ((1 - y) * (1 + y))),
+    asinh_p: table(lambda g, x: g * lax.rsqrt(x * x + 1)),
+    acosh_p: table(lambda g, x: g * lax.rsqrt((x - 1) * (x + 1))),
+    atanh_p: table(lambda g, x: g / (1 - x) / (1 + x)),
+    # Choices
+    max_p: table(lambda g, a, b, y: g * share(a, y, b),
+                 lambda g, a, b, y: g * share(b, y, a)),
+    min_p: table(lambda g, a, b, y: g * share(a, y, b),
+                 lambda g, a, b, y: g * share(b, y, a)),
+    clamp_p: table(lambda g, a, b, c: clamp_bars(g, a, b, c)[0],
+                   lambda g, a, b, c: clamp_bars(g, a, b, c)[1],
+                   lambda g, a, b, c: clamp_bars(g, a, b, c)[2]),
+    select_n_p: Rule(_select_forward, _select_backward),
+    # Complex numbers. A cotangent is transposed, never conjugated, so that z ↦ z² has z_bar = 2 z g.
+    complex_p: table(lambda g: lax.real(g),
+                     lambda g: -lax.imag(g)),
+    real_p: table(lambda g: as_complex(g)),
+    imag_p: table(lambda g: lax.complex(lax.full_like(g, 0), -g)),
+    conj_p: table(lambda g, *, site: lax.conj(g) if is_complex(site.avals[0]) else lax.real(g)),
+    # Types and places
+    convert_element_type_p: table(convert_bar),
+    reduce_precision_p: table(lambda g, *, exponent_bits, mantissa_bits:
+                              lax.reduce_precision(g, exponent_bits, mantissa_bits)),
+    copy_p: identity,
+    name_p: identity,
+    sharding_constraint_p: table(lambda g, *, sharding: lax.with_sharding_constraint(g, sharding)),
+    # Without a derivative
+    **dict.fromkeys([stop_gradient_p, sign_p, floor_p, ceil_p, round_p, bitcast_convert_type_p], stopped),
+    # Since jax 0.12
+    **_compat.where_known({
+        "log2_p": table(lambda g, x: g / (x * lax.log(lax.full_like(x, 2)))),
+        "one_minus_square_p": table(lambda g, x: g * (-2 * x)),
+    }),
 }  # fmt: skip

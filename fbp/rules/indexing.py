@@ -1,0 +1,158 @@
+"""Indexing: reading some elements, or writing them. What was read is where the cotangent is written, and the reverse."""
+
+import jax.numpy as jnp
+from jax import lax
+from jax.extend.core.primitives import (
+    dynamic_slice_p, dynamic_update_slice_p, gather_p, scatter_add_p, scatter_max_p, scatter_min_p, scatter_mul_p,
+    scatter_p,
+)  # fmt: skip
+
+from fbp.core import Rule, zeros
+from fbp.rules.common import where
+
+
+def _dynamic_slice_forward(site, x, *starts, **params):
+    return site.primitive.bind(x, *starts, **params), starts
+
+
+def _dynamic_slice_backward(site, starts, g, **_):
+    x_bar = lax.dynamic_update_slice(zeros(site.avals[0]), g, starts)
+    return [x_bar, *[None] * (len(site.avals) - 1)]
+
+
+def _dynamic_update_slice_forward(site, x, update, *starts):
+    return site.primitive.bind(x, update, *starts), starts
+
+
+def _dynamic_update_slice_backward(site, starts, g):
+    """What was overwritten has no influence; what was written has it where it was written."""
+    shape = site.avals[1].shape
+    x_bar = lax.dynamic_update_slice(g, lax.full(shape, 0, g.dtype), starts) if site.needs[0] else None
+    update_bar = lax.dynamic_slice(g, starts, shape) if site.needs[1] else None
+    return [x_bar, update_bar, *[None] * len(starts)]
+
+
+# ---------------------------------------------------------------------------------------------- gather and scatter
+
+
+def as_scatter(numbers: lax.GatherDimensionNumbers) -> lax.ScatterDimensionNumbers:
+    return lax.ScatterDimensionNumbers(
+        update_window_dims=numbers.offset_dims,
+        inserted_window_dims=numbers.collapsed_slice_dims,
+        scatter_dims_to_operand_dims=numbers.start_index_map,
+        operand_batching_dims=numbers.operand_batching_dims,
+        scatter_indices_batching_dims=numbers.start_indices_batching_dims,
+    )
+
+
+def as_gather(numbers: lax.ScatterDimensionNumbers) -> lax.GatherDimensionNumbers:
+    return lax.GatherDimensionNumbers(
+        offset_dims=numbers.update_window_dims,
+        collapsed_slice_dims=numbers.inserted_window_dims,
+        start_index_map=numbers.scatter_dims_to_operand_dims,
+        operand_batching_dims=numbers.operand_batching_dims,
+        start_indices_batching_dims=numbers.scatter_indices_batching_dims,
+    )
+
+
+def _gather_forward(site, x, indices, **params):
+    return site.primitive.bind(x, indices, **params), indices
+
+
+def _gather_backward(
+    site, indices, g, *, dimension_numbers, indices_are_sorted, unique_indices, mode, **_
+):  # fmt: skip
+    x_bar = lax.scatter_add(
+        zeros(site.avals[0]), indices, g, as_scatter(dimension_numbers),
+        indices_are_sorted=indices_are_sorted, unique_indices=unique_indices, mode=mode,
+    )  # fmt: skip
+    return [x_bar, None]
+
+
+def read_back(x, indices, updates, *, dimension_numbers, mode, indices_are_sorted=False, unique_indices=False, **_):
+    """What is in x at the places where a scatter wrote its updates; 0 for updates that fell outside."""
+    numbers = dimension_numbers
+    hidden = {*numbers.inserted_window_dims, *numbers.operand_batching_dims}
+    window = iter(numbers.update_window_dims)
+    sizes = [1 if i in hidden else updates.shape[next(window)] for i in range(x.ndim)]
+    return lax.gather(
+        x, indices, as_gather(numbers), sizes,
+        indices_are_sorted=indices_are_sorted, unique_indices=unique_indices, mode=mode, fill_value=0,
+    )  # fmt: skip
+
+
+def write(scatter, x, indices, updates, *, dimension_numbers, mode, indices_are_sorted, unique_indices, **_):
+    options = {"mode": mode, "indices_are_sorted": indices_are_sorted, "unique_indices": unique_indices}
+    return scatter(x, indices, updates, dimension_numbers, **options)
+
+
+def _scatter_add_forward(site, x, indices, updates, **params):
+    return site.primitive.bind(x, indices, updates, **params), indices
+
+
+def _scatter_add_backward(site, indices, g, **params):
+    """y = x, and y[i] += u  =>  x_bar = g, u_bar = g[i]."""
+    return [g, None, read_back(g, indices, site.avals[2], **params) if site.needs[2] else None]
+
+
+def _scatter_forward(site, x, indices, updates, **params):
+    return site.primitive.bind(x, indices, updates, **params), indices
+
+
+def _scatter_backward(site, indices, g, **params):
+    """y = x, and y[i] = u  =>  x_bar = g but 0 at i, u_bar = g[i]. Of several updates to one place, the one that was
+    left there has the cotangent: each is numbered, and the numbers are written as the updates were."""
+    updates = site.avals[2]
+    x_bar = write(lax.scatter, g, indices, lax.full(updates.shape, 0, g.dtype), **params) if site.needs[0] else None
+    if not site.needs[2]:
+        return [x_bar, None, None]
+    update_bar = read_back(g, indices, updates, **params)
+    if not params["unique_indices"]:
+        numbers = 1 + lax.iota(jnp.int32, max(updates.size, 1))[: updates.size].reshape(updates.shape)
+        left = write(lax.scatter, lax.full(g.shape, 0, numbers.dtype), indices, numbers, **params)
+        mine = read_back(left, indices, updates, **params) == numbers
+        update_bar = where(mine, update_bar, lax.full_like(update_bar, 0))
+    return [x_bar, None, update_bar]
+
+
+def _scatter_mul_forward(site, x, indices, updates, **params):
+    if site.needs[2] and not params["unique_indices"]:
+        raise NotImplementedError(
+            f"no cotangent for the updates of {site}: JAX defines it only for unique indices. Pass unique_indices=True "
+            "if they are, or stop_gradient the updates."
+        )
+    residuals = indices, x if site.needs[2] else None, updates if site.needs[0] else None
+    return site.primitive.bind(x, indices, updates, **params), residuals
+
+
+def _scatter_mul_backward(site, residuals, g, **params):
+    """y = x, and y[i] *= u  =>  x_bar = g, x_bar[i] *= u;  u_bar = (g x)[i]."""
+    indices, x, updates = residuals
+    x_bar = write(lax.scatter_mul, g, indices, updates, **params) if site.needs[0] else None
+    return [x_bar, None, read_back(g * x, indices, site.avals[2], **params) if site.needs[2] else None]
+
+
+def _scatter_choose_forward(site, x, indices, updates, **params):
+    y = site.primitive.bind(x, indices, updates, **params)
+    return y, (x, indices, updates, y)
+
+
+def _scatter_choose_backward(site, residuals, g, **params):
+    """y = x, and y[i] = max(y[i], u)  =>  g goes to x and to the updates that are the maximum, in equal parts."""
+    x, indices, updates, y = residuals
+    kept = lax.convert_element_type(x == y, g.dtype)
+    chosen = lax.convert_element_type(read_back(y, indices, updates, **params) == updates, g.dtype)
+    part = g / write(lax.scatter_add, kept, indices, chosen, **params)
+    return [kept * part, None, chosen * read_back(part, indices, updates, **params)]
+
+
+RULES = {
+    dynamic_slice_p: Rule(_dynamic_slice_forward, _dynamic_slice_backward),
+    dynamic_update_slice_p: Rule(_dynamic_update_slice_forward, _dynamic_update_slice_backward),
+    gather_p: Rule(_gather_forward, _gather_backward),
+    scatter_add_p: Rule(_scatter_add_forward, _scatter_add_backward),
+    scatter_p: Rule(_scatter_forward, _scatter_backward),
+    scatter_mul_p: Rule(_scatter_mul_forward, _scatter_mul_backward),
+    scatter_max_p: Rule(_scatter_choose_forward, _scatter_choose_backward),
+    scatter_min_p: Rule(_scatter_choose_forward, _scatter_choose_backward),
+}

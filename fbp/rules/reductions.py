@@ -1,0 +1,64 @@
+"""Reductions and cumulative operations."""
+
+import jax.numpy as jnp
+from jax import lax
+from jax.extend.core.primitives import (
+    cumlogsumexp_p, cummax_p, cummin_p, cumprod_p, cumsum_p, reduce_max_p, reduce_min_p, reduce_prod_p, reduce_sum_p,
+)  # fmt: skip
+
+from fbp.core import Rule, table
+
+
+def spread(g, shape, axes):
+    """A cotangent of a reduced array, repeated along the axes that were reduced."""
+    return lax.broadcast_in_dim(g, shape, [axis for axis in range(len(shape)) if axis not in axes])
+
+
+def chosen_bar(g, x, y, *, axes):
+    """y = max x  =>  x_bar = g where x = y, in equal parts where several are. (Also for min.)"""
+    here = lax.convert_element_type(x == spread(y, x.shape, axes), g.dtype)
+    return here * spread(g / jnp.sum(here, axes, dtype=g.dtype), x.shape, axes)
+
+
+def product_bar(g, x, *, axes):
+    """y = Π x_j  =>  x_bar_i = g Π_{j≠i} x_j: the product of what is before and what is behind, right at zeros too."""
+    kept = [axis for axis in range(x.ndim) if axis not in axes]
+    order = [*kept, *axes]
+    moved = lax.transpose(x, order)
+    flat = moved.reshape(*g.shape, -1)
+    one = lax.full_like(flat, 1, shape=(*g.shape, 1))
+    n = flat.shape[-1]
+    before = lax.cumprod(lax.concatenate([one, flat[..., : max(n - 1, 0)]], g.ndim)[..., :n], g.ndim)
+    behind = lax.cumprod(lax.concatenate([flat[..., 1:], one], g.ndim)[..., :n], g.ndim, reverse=True)
+    flat_bar = g[..., None] * (before * behind)
+    return lax.transpose(flat_bar.reshape(moved.shape), sorted(range(x.ndim), key=order.__getitem__))
+
+
+def scanned(combine):
+    """A cumulative operation is an associative scan, and is reversed as one, as JAX does: what that does in a tie, or
+    at a zero, is the convention."""
+
+    def forward(site, x, **params):
+        return site.primitive.bind(x, **params), x
+
+    def backward(site, x, g, *, axis, reverse):
+        (_,), pullback = site.vjp(
+            lambda x: [lax.associative_scan(combine, x, reverse=reverse, axis=axis)], site.needs, x
+        )
+        return pullback(g)
+
+    return Rule(forward, backward)
+
+
+RULES = {
+    reduce_sum_p: table(lambda g, *, site, axes: spread(g, site.avals[0].shape, axes)),
+    reduce_max_p: table(chosen_bar),
+    reduce_min_p: table(chosen_bar),
+    reduce_prod_p: table(product_bar),
+    # y_i = x_1 + ... + x_i  =>  x_bar_i = g_i + ... + g_n
+    cumsum_p: table(lambda g, *, axis, reverse: lax.cumsum(g, axis, reverse=not reverse)),
+    cumprod_p: scanned(lax.mul),
+    cummax_p: scanned(lax.max),
+    cummin_p: scanned(lax.min),
+    cumlogsumexp_p: scanned(jnp.logaddexp),
+}  # fmt: skip

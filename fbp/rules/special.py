@@ -1,0 +1,53 @@
+"""Special functions, with their derivatives as in Abramowitz & Stegun (1964), chapters 6, 7, 9 and 26."""
+
+import math
+
+import jax.numpy as jnp
+from jax import lax
+from jax.extend.core.primitives import (
+    bessel_i0e_p, bessel_i1e_p, digamma_p, erf_inv_p, erf_p, erfc_p, igamma_p, igammac_p, lgamma_p, polygamma_p,
+    regularized_incomplete_beta_p, zeta_p,
+)  # fmt: skip
+
+from fbp.core import table
+from fbp.rules.common import where
+
+
+def igamma_slope(a, x):
+    """∂P(a, x)/∂x = x^(a-1) e^-x / Γ(a)."""
+    return lax.exp((a - 1) * lax.log(x) - x - lax.lgamma(a))
+
+
+def beta_slope(a, b, x):
+    """∂I_x(a, b)/∂x = x^(a-1) (1-x)^(b-1) / B(a, b)."""
+    log_beta = lax.lgamma(a) + lax.lgamma(b) - lax.lgamma(a + b)
+    return lax.exp((b - 1) * lax.log1p(-x) + (a - 1) * lax.log(x) - log_beta)
+
+
+def i1e_bar(g, x, y):
+    """y = e^-|x| I₁(x)  =>  y' = e^-|x| I₀(x) - y (sign x + 1/x), and 1/2 at 0."""
+    tiny = lax.abs(x) < jnp.finfo(x.dtype).eps
+    x = where(tiny, lax.full_like(x, 1), x)
+    slope = lax.bessel_i0e(x) - y * (lax.sign(x) + 1 / x)
+    return g * where(tiny, lax.full_like(x, 0.5), slope)
+
+
+RULES = {
+    erf_p: table(lambda g, x: (2 / math.sqrt(math.pi)) * (g * lax.exp(-(x * x)))),
+    erfc_p: table(lambda g, x: (-2 / math.sqrt(math.pi)) * (g * lax.exp(-(x * x)))),
+    erf_inv_p: table(lambda g, y: (math.sqrt(math.pi) / 2) * (g * lax.exp(y * y))),
+    lgamma_p: table(lambda g, x: g * lax.digamma(x)),
+    digamma_p: table(lambda g, x: g * lax.polygamma(lax.full_like(x, 1), x)),
+    polygamma_p: table(None,
+                       lambda g, a, b: g * lax.polygamma(a + 1, b)),
+    zeta_p: table(None,
+                  lambda g, a, b: g * -a * lax.zeta(a + 1, b)),
+    igamma_p: table(lambda g, a, b: g * lax.igamma_grad_a(a, b),
+                    lambda g, a, b: g * igamma_slope(a, b)),
+    igammac_p: table(lambda g, a, b: -g * lax.igamma_grad_a(a, b),
+                     lambda g, a, b: -g * igamma_slope(a, b)),
+    regularized_incomplete_beta_p: table(None, None,
+                                         lambda g, a, b, c: g * beta_slope(a, b, c)),
+    bessel_i0e_p: table(lambda g, x, y: g * (lax.bessel_i1e(x) - lax.sign(x) * y)),
+    bessel_i1e_p: table(i1e_bar),
+}  # fmt: skip

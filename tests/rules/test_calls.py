@@ -1,0 +1,142 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.custom_derivatives import SymbolicZero
+
+import fbp
+
+X = jnp.linspace(-1, 1, 3)
+
+
+def assert_same_gradients(fun, *xs, argnums=None):
+    argnums = tuple(range(len(xs))) if argnums is None else argnums
+    for transform in (lambda f: f, jax.jit):
+        ours, theirs = transform(fbp.grad(fun, argnums))(*xs), transform(jax.grad(fun, argnums))(*xs)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), ours, theirs)
+
+
+def test_jit_returns_no_array_twice():
+    inner = jax.jit(lambda x, y: (x * y, jnp.tanh(y) * x))
+    jaxpr = jax.make_jaxpr(lambda x, y: fbp.vjp(inner, x, y))(X, X)
+    (forward,) = jaxpr.eqns
+    assert len(forward.outvars) == 3  # two outputs and tanh y; the other residuals are inputs
+
+
+def test_jit_names_and_inlining_are_kept():
+    @jax.jit
+    def my_layer(x):
+        return x * x
+
+    inlined = jax.jit(lambda x: x * x, inline=True)
+    jaxpr = jax.make_jaxpr(lambda x: fbp.vjp(lambda x: inlined(my_layer(x)), x)[0])(X)
+    assert [eqn.params.get("name", eqn.primitive.name) for eqn in jaxpr.eqns] == ["my_layer", "mul"]
+
+
+def test_remat_keeps_its_inputs_only():
+    fun = lambda x, y: jnp.tanh(jnp.tanh(x) * y)
+    (kept,) = jax.tree.leaves(fbp.vjp(lambda x: jax.checkpoint(fun)(x, x), X)[1])
+    assert kept is X
+    assert_same_gradients(lambda x, y: jnp.sum(jax.checkpoint(fun)(x, y)), X, X)
+    barriers = str(jax.make_jaxpr(fbp.grad(lambda x: jnp.sum(jax.checkpoint(fun)(x, x))))(X)).count("optimization_barrier")
+    assert barriers == 1
+
+
+@jax.custom_jvp
+def times(x, y, n):
+    return x * y * n
+
+
+@times.defjvp
+def _(primals, tangents):
+    x, y, n = primals
+    x_dot, y_dot, _ = tangents
+    return x * y * n, 3 * x_dot * y * n + (5 if y is X else 7) * x * y_dot
+
+
+def test_custom_jvp():
+    assert_same_gradients(lambda x, y: jnp.sum(times(x, y, 2)), X, X + 1)
+    assert_same_gradients(lambda x: jnp.sum(times(x, x * 1.0, 2)), X)
+    assert_same_gradients(lambda x: jnp.sum(jax.vmap(times, (0, None, None))(x, 2.0, 3)), X)
+    assert_same_gradients(lambda x: jnp.sum(fbp.grad(lambda x: jnp.sum(times(x, x * x, 2)))(x) * x), X)
+
+
+def test_custom_jvp_sees_concrete_values():
+    @jax.custom_jvp
+    def fun(x):
+        return x * x
+
+    fun.defjvp(lambda primals, tangents: (primals[0] ** 2, tangents[0] * (2 if primals[0] > 1 else 3)))
+    assert fbp.grad(fun)(2.0) == 2.0 and fbp.grad(fun)(0.5) == 3.0
+
+
+def test_custom_jvp_with_symbolic_zeros():
+    seen = []
+
+    @jax.custom_jvp
+    def fun(x, y):
+        return x * y, x
+
+    @functools.partial(fun.defjvp, symbolic_zeros=True)
+    def _(primals, tangents):
+        (x, y), (x_dot, y_dot) = primals, tangents
+        seen.append((type(x_dot) is SymbolicZero, type(y_dot) is SymbolicZero))
+        return (x * y, x), (3 * x_dot * y, SymbolicZero(jax.typeof(x).to_tangent_aval()))
+
+    assert fbp.grad(lambda x: fun(x, 2.0)[0])(5.0) == 6.0
+    assert fbp.grad(lambda x: fun(x, 2.0)[1] * x)(5.0) == 5.0
+    assert set(seen) == {(False, True)}
+
+
+def make_custom_vjp(seen=None, **options):
+    @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+    def fun(scale, tree, n):
+        return scale * tree["x"] * n, tree["x"]
+
+    def fwd(scale, tree, n):
+        x = tree["x"].value if options else tree["x"]
+        if options:
+            seen.append((tree["x"].perturbed, n.perturbed))
+            n = n.value
+        return (scale * x * n, x), (x, n)
+
+    def bwd(scale, residuals, bars):
+        x, n = residuals
+        if options:
+            seen.append(tuple(type(bar) is SymbolicZero for bar in bars))
+            return {"x": bars[0] * 7 * scale * n}, None
+        return {"x": bars[0] * 7 * scale * n + bars[1] * x}, None
+
+    fun.defvjp(fwd, bwd, **options)
+    return fun
+
+
+def test_custom_vjp():
+    fun = make_custom_vjp()
+    assert_same_gradients(lambda x: jnp.sum(fun(2.0, {"x": x}, 3)[0]), X)
+    assert_same_gradients(lambda x: jnp.sum(fun(2.0, {"x": x}, 3)[1]), X)
+    assert_same_gradients(lambda x: jnp.sum(jax.jit(lambda x: fun(2.0, {"x": x}, 3)[0])(x * x)), X)
+    assert_same_gradients(lambda x: jnp.sum(jax.vmap(lambda x: fun(2.0, {"x": x}, 3)[0])(x)), X)
+    assert_same_gradients(lambda x: jnp.sum(jax.lax.scan(lambda h, x: fun(2.0, {"x": h * x}, 3), 1.0, x)[0]), X)
+
+
+def test_custom_vjp_with_symbolic_zeros():
+    seen = []
+    fun = make_custom_vjp(seen, symbolic_zeros=True)
+    assert fbp.grad(lambda x: fun(2.0, {"x": x}, 3)[0])(1.0) == 42.0
+    assert seen == [(True, False), (False, True)]
+
+
+def test_errors_of_a_custom_rule_are_jax_errors():
+    fun = jax.custom_vjp(lambda x: x)
+    fun.defvjp(lambda x: (x, None), lambda _, g: (g, g))
+    with pytest.raises(TypeError, match="bwd rule"):
+        fbp.grad(fun)(1.0)
+
+
+def test_as_custom_vjp_hands_the_rules_to_jax():
+    double = fbp.as_custom_vjp(lambda x, n: jnp.tanh(x) * n, rules=fbp.RULES | {jax.lax.tanh_p: fbp.table(lambda g: 2 * g)})
+    np.testing.assert_allclose(jax.grad(lambda x: jnp.sum(double(x, 3)))(X), 6.0)
+    np.testing.assert_allclose(double(X, 3), jnp.tanh(X) * 3)

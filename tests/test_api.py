@@ -1,0 +1,189 @@
+"""fbp's transformations mean what JAX's mean."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import fbp
+
+
+def assert_same(ours, theirs):
+    """Equal structure, type (weak or not) and value."""
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        assert jax.typeof(a) == jax.typeof(b)
+        if jax.typeof(b).dtype != jax.dtypes.float0:
+            np.testing.assert_allclose(a, b, rtol=2e-6)
+
+
+def loss(params, x, scale=1.0):
+    h = jnp.tanh(x @ params["w"] + params["b"])
+    return scale * jnp.sum(h * h)
+
+
+PARAMS = {"w": jnp.linspace(-1, 1, 6).reshape(2, 3), "b": jnp.linspace(0, 1, 3), "none": None}
+X = jnp.linspace(-2, 2, 8).reshape(4, 2)
+
+
+@pytest.mark.parametrize("argnums", [0, 1, (0, 1), (1, 0), [1], -1, (0, 2)])
+@pytest.mark.parametrize("name", ["grad", "value_and_grad", "jacrev"])
+def test_argnums(name, argnums):
+    ours, theirs = (getattr(m, name)(loss, argnums) for m in (fbp, jax))
+    assert_same(ours(PARAMS, X, 2.0), theirs(PARAMS, X, 2.0))
+    assert_same(jax.jit(ours)(PARAMS, X, 2.0), jax.jit(theirs)(PARAMS, X, 2.0))
+
+
+@pytest.mark.parametrize("name", ["grad", "value_and_grad", "jacrev", "hessian"])
+def test_aux_and_keyword_arguments(name):
+    def fun(x, *, power):
+        y = jnp.sum(x**power)
+        return y, {"y": y, "n": 3, "x": x}
+
+    ours, theirs = (getattr(m, name)(fun, has_aux=True) for m in (fbp, jax))
+    assert_same(ours(X, power=3), theirs(X, power=3))
+
+
+def test_python_numpy_and_weakly_typed_inputs():
+    for x in 2.0, np.float32(2), np.float64(2), jnp.float32(2), jnp.asarray(2.0), np.arange(3.0):
+        assert_same(fbp.grad(lambda x: jnp.sum(x * x))(x), jax.grad(lambda x: jnp.sum(x * x))(x))
+        y, pullback = fbp.vjp(lambda x: x * 2.5, x)
+        y_, pullback_ = jax.vjp(lambda x: x * 2.5, x)
+        assert_same((y, pullback(y)), (y_, pullback_(y_)))
+
+
+def test_integers_have_float0_cotangents():
+    fun = lambda n, x: jnp.sum(x * n)
+    assert_same(fbp.grad(fun, (0, 1), allow_int=True)(3, X), jax.grad(fun, (0, 1), allow_int=True)(3, X))
+    _, pullback = fbp.vjp(lambda n, x: (n + 1, x * x), 3, 2.0)
+    _, pullback_ = jax.vjp(lambda n, x: (n + 1, x * x), 3, 2.0)
+    bar = np.zeros((), jax.dtypes.float0), 1.0
+    assert_same(pullback(bar), pullback_(bar))
+
+
+def test_complex_conventions():
+    z = jnp.array([1 + 2j, -0.5j, 3.0])
+    holomorphic = lambda z: jnp.sum(z * z * jnp.exp(z))
+    assert_same(fbp.grad(holomorphic, holomorphic=True)(z), jax.grad(holomorphic, holomorphic=True)(z))
+    real = lambda z: jnp.sum(jnp.abs(z) ** 2 + jnp.real(z) * jnp.imag(jnp.conj(z)))
+    assert_same(fbp.grad(real)(z), jax.grad(real)(z))
+
+
+def test_jacobian_and_hessian_of_pytrees():
+    def fun(tree, y):
+        return {"a": jnp.outer(tree["u"], y), "b": (jnp.sum(tree["u"]) * tree["v"],)}
+
+    tree, y = {"u": jnp.arange(2.0), "v": jnp.float32(3)}, jnp.arange(3.0)
+    assert_same(fbp.jacrev(fun)(tree, y), jax.jacrev(fun)(tree, y))
+    assert_same(fbp.jacrev(fun, (0, 1))(tree, y), jax.jacrev(fun, (0, 1))(tree, y))
+    cube = lambda tree: jnp.sum(tree["u"] ** 3) * tree["v"] ** 2
+    assert_same(fbp.hessian(cube)(tree), jax.hessian(cube)(tree))
+
+
+def test_transformations_compose():
+    fun = lambda x: jnp.sum(jnp.tanh(x) * x**3)
+    x = jnp.linspace(-1, 1, 3)
+    assert_same(jax.vmap(fbp.grad(fun))(X), jax.vmap(jax.grad(fun))(X))
+    assert_same(fbp.grad(lambda x: jnp.sum(jax.vmap(fun)(x)))(X), jax.grad(lambda x: jnp.sum(jax.vmap(fun)(x)))(X))
+    assert_same(jax.jvp(fbp.grad(fun), (x,), (x,)), jax.jvp(jax.grad(fun), (x,), (x,)))
+    assert_same(jax.linearize(fbp.grad(fun), x)[1](x), jax.linearize(jax.grad(fun), x)[1](x))
+
+    def nth(grad, n):
+        f = lambda x: jnp.tanh(x) * x
+        for _ in range(n):
+            f = grad(f)
+        return f
+
+    for n in range(1, 4):
+        np.testing.assert_allclose(nth(fbp.grad, n)(0.3), nth(jax.grad, n)(0.3), rtol=2e-5)
+    np.testing.assert_allclose(jax.grad(nth(fbp.grad, 2))(0.3), nth(jax.grad, 3)(0.3), rtol=2e-5)
+    np.testing.assert_allclose(fbp.grad(nth(jax.grad, 2))(0.3), nth(jax.grad, 3)(0.3), rtol=2e-5)
+
+
+def test_shapes_lowering_and_donation():
+    grad = fbp.grad(loss)
+    assert jax.eval_shape(grad, PARAMS, X) == jax.eval_shape(jax.grad(loss), PARAMS, X)
+    compiled = jax.jit(grad).lower(PARAMS, X).compile()
+    assert_same(compiled(PARAMS, X), jax.grad(loss)(PARAMS, X))
+    params = jax.tree.map(jnp.copy, PARAMS)
+    step = jax.jit(lambda p, x: jax.tree.map(lambda p, g: p - 0.1 * g, p, fbp.grad(loss)(p, x)), donate_argnums=0)
+    step(params, X)
+    assert params["w"].is_deleted()
+
+
+def test_the_pullback_is_a_pytree_that_leaves_a_jit():
+    y, pullback = jax.jit(functools.partial(fbp.vjp, loss))(PARAMS, X)
+    assert_same(pullback(y), jax.vjp(loss, PARAMS, X)[1](y))
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(pullback))
+    assert_same(jax.jit(lambda pullback, y: pullback(y))(pullback, y), jax.vjp(loss, PARAMS, X)[1](y))
+
+
+def test_control_flow_on_values_outside_jit():
+    def fun(x):
+        while x < 10:
+            x = x * x if x > 1.5 else x + 1
+        return x
+
+    assert_same(fbp.grad(fun)(2.0), jax.grad(fun)(2.0))
+    with pytest.raises(jax.errors.TracerBoolConversionError):
+        jax.jit(fbp.grad(fun))(2.0)
+
+
+def test_effects_happen_once_and_in_order(capsys):
+    def fun(x):
+        jax.debug.print("one {}", x, ordered=True)
+        y = x * x
+        jax.debug.print("two {}", y, ordered=True)
+        return y
+
+    fbp.grad(fun)(3.0)
+    jax.jit(fbp.grad(fun))(3.0).block_until_ready()
+    jax.effects_barrier()
+    assert capsys.readouterr().out.split("\n")[:-1] == ["one 3.0", "two 9.0"] * 2
+
+
+def test_random_keys_flow_through():
+    fun = lambda x, key: jnp.sum(x * jax.random.normal(key, x.shape))
+    assert_same(fbp.grad(fun)(X, jax.random.key(0)), jax.grad(fun)(X, jax.random.key(0)))
+
+
+def test_names_and_documents_of_the_wrapped_function():
+    assert fbp.grad(loss).__name__ == "loss"
+
+
+ERRORS = [
+    (lambda m: m.grad(lambda x: x)(X), TypeError, "scalar"),
+    (lambda m: m.grad(lambda x: (x, x))(1.0), TypeError, "scalar"),
+    (lambda m: m.grad(lambda x: "a")(1.0), TypeError, None),
+    (lambda m: m.grad(lambda x: x)(3), TypeError, "int32"),
+    (lambda m: m.grad(lambda x: 3)(3.0), TypeError, "real-valued outputs"),
+    (lambda m: m.grad(lambda x: x * 1j)(3.0), TypeError, "holomorphic"),
+    (lambda m: m.grad(lambda x: x, holomorphic=True)(3.0), TypeError, "complex"),
+    (lambda m: m.grad(lambda x: x.real, holomorphic=True)(3j), TypeError, "complex"),
+    (lambda m: m.grad(lambda x: x, argnums=1)(3.0), TypeError, "argnums=1"),
+    (lambda m: m.grad(lambda x: x, argnums="0")(3.0), TypeError, None),
+    (lambda m: m.grad(3.0), TypeError, None),
+    (lambda m: m.grad(lambda x: x)("a"), TypeError, None),
+    (lambda m: m.jacrev(lambda x: x)(3), TypeError, "int32"),
+    (lambda m: m.vjp(lambda x: x, X)[1](jnp.ones(3)), ValueError, "shape"),
+    (lambda m: m.vjp(lambda x: x, X)[1](X.astype(jnp.float16)), ValueError, "dtype"),
+    (lambda m: m.vjp(lambda x: (x, x), X)[1](X), ValueError, "structure"),
+    (lambda m: m.vjp(lambda x: x, X, has_aux=True), TypeError, "has_aux"),
+]
+
+
+@pytest.mark.parametrize("call, error, words", ERRORS)
+def test_errors_are_jax_errors_with_a_remedy(call, error, words):
+    with pytest.raises(error):
+        call(jax)
+    with pytest.raises(error, match=words):
+        call(fbp)
+
+
+def test_every_mismatch_is_named_at_once():
+    with pytest.raises(TypeError, match=r"argument 0\['a'\] is int32; argument 0\['b'\]\[1\] is bool"):
+        fbp.grad(lambda t: 0.0)({"a": 1, "b": [1.0, True]})
+    with pytest.raises(ValueError, match=r"cotangent\[0\] is .*; cotangent\[1\] is"):
+        fbp.vjp(lambda x: (x, x), X)[1]((jnp.ones(2), jnp.ones(3)))
