@@ -1,6 +1,7 @@
 """fbp: functional backpropagation for JAX. A drop-in for `jax.grad` whose backward pass you can read, check and change."""
 
 from fbp.api import as_custom_vjp, grad, hessian, jacrev, value_and_grad, vjp
+from fbp.check import check_grads
 from fbp.core import Rule, Rulebook, Site, Stopped, table
 from fbp.rules import RULES
 
@@ -11,6 +12,7 @@ __all__ = [
     "Site",
     "Stopped",
     "as_custom_vjp",
+    "check_grads",
     "grad",
     "hessian",
     "jacrev",

@@ -16,6 +16,9 @@ class Case(NamedTuple):
     name: "tanh", "dot_general/batched".
     complex: whether it also holds for complex inputs.
     low: whether it makes sense in bfloat16.
+    ulps: how far it may be from JAX in float32 and bfloat16, in units in the last place of the largest element.
+    second: whether its second derivative is compared too.
+    adjoint: whether its tangent map is exact, so that the adjoint identity holds to rounding (not where it rounds).
     """
 
     name: str
@@ -23,6 +26,9 @@ class Case(NamedTuple):
     args: tuple[Maker, ...]
     complex: bool = False
     low: bool = True
+    ulps: float = 8
+    second: bool = True
+    adjoint: bool = True
 
 
 def normal(*shape: int) -> Maker:

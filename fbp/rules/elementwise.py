@@ -3,6 +3,7 @@
 Where f' can be written with y it is: y is the next operation's input, so keeping it is usually free.
 """
 
+import jax.numpy as jnp
 from jax import lax
 from jax.extend.core.primitives import (
     abs_p, acos_p, acosh_p, add_jaxvals_p, add_p, asin_p, asinh_p, atan2_p, atan_p, atanh_p, bitcast_convert_type_p,
@@ -39,10 +40,10 @@ def nonzero(x):
     return where(x == 0, lax.full_like(x, 1), x)
 
 
-def abs_bar(g, x, y):
+def abs_bar(g, x):
     """y = |x|  =>  x_bar = ±g; for a complex x, g conj(x) / |x|."""
     if is_complex(x):
-        return as_complex(g) * (lax.conj(x) / as_complex(nonzero(y)))
+        return as_complex(g) * (lax.conj(x) / as_complex(nonzero(lax.abs(x))))
     return where(x >= 0, g, -g)
 
 
@@ -50,9 +51,8 @@ def power_base_bar(g, a, b):
     """y = a^b  =>  a_bar = g b a^(b-1), and for an integer b, 0 where b = 0 whatever a is."""
     if b.dtype == a.dtype:
         return g * (b * lax.pow(a, b - lax.full_like(b, 1)))
-    a, b = lax.broadcast_to_rank(a, max(a.ndim, b.ndim)), lax.convert_element_type(b, a.dtype)
-    slope = nonzero(b) * lax.pow(a, b - lax.full_like(b, 1))
-    return g * where(b + 0 * slope == 0, 0 * slope, slope)
+    a, b = jnp.broadcast_arrays(a, lax.convert_element_type(b, a.dtype))
+    return g * where(b == 0, lax.full_like(a, 0), nonzero(b) * lax.pow(a, b - lax.full_like(b, 1)))
 
 
 def integer_power_bar(g, x, *, y):

@@ -18,6 +18,14 @@ def broadcast_bar(g, *, site, broadcast_dimensions):
     return jnp.sum(g, new, dtype=g.dtype).reshape(x.shape) if new else g.reshape(x.shape)
 
 
+def reshape_bar(g, *, site, dimensions):
+    """`dimensions` is an order in which the axes were taken before reshaping."""
+    shape = site.avals[0].shape
+    if dimensions is None:
+        return g.reshape(shape)
+    return lax.transpose(g.reshape([shape[i] for i in dimensions]), np.argsort(dimensions))
+
+
 def slice_bar(g, *, site, start_indices, limit_indices, strides):
     """Zeros around the cotangent, and between its elements where there were strides."""
     shape = site.avals[0].shape
@@ -90,7 +98,7 @@ def tile_bar(g, *, site, reps):
 
 
 RULES = {
-    reshape_p: table(lambda g, *, site: g.reshape(site.avals[0].shape)),
+    reshape_p: table(reshape_bar),
     squeeze_p: table(lambda g, *, site: g.reshape(site.avals[0].shape)),
     transpose_p: table(lambda g, *, permutation: lax.transpose(g, np.argsort(permutation))),
     rev_p: table(lambda g, *, dimensions: lax.rev(g, dimensions)),

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend.core.primitives import (
     bessel_i0e_p, bessel_i1e_p, digamma_p, erf_inv_p, erf_p, erfc_p, igamma_p, igammac_p, lgamma_p, polygamma_p,
-    regularized_incomplete_beta_p, zeta_p,
+    regularized_incomplete_beta_p,
 )  # fmt: skip
 
 from fbp.core import table
@@ -40,8 +40,6 @@ RULES = {
     digamma_p: table(lambda g, x: g * lax.polygamma(lax.full_like(x, 1), x)),
     polygamma_p: table(None,
                        lambda g, a, b: g * lax.polygamma(a + 1, b)),
-    zeta_p: table(None,
-                  lambda g, a, b: g * -a * lax.zeta(a + 1, b)),
     igamma_p: table(lambda g, a, b: g * lax.igamma_grad_a(a, b),
                     lambda g, a, b: g * igamma_slope(a, b)),
     igammac_p: table(lambda g, a, b: -g * lax.igamma_grad_a(a, b),
