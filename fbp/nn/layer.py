@@ -6,12 +6,11 @@ itself changes (the running statistics of batch norm); both are pytrees that the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.nn import initializers
 from jax.typing import DTypeLike
 
 Params = Any
@@ -36,64 +35,44 @@ def stateless(name: str, fun: Callable[[jax.Array], jax.Array]) -> Layer:
     return Layer(name, lambda rng, *xs: ({}, {}), lambda params, state, *xs, train=False, rng=None: (fun(*xs), state))
 
 
-def dense(
-    features: int,
-    use_bias: bool = True,
-    dtype: DTypeLike | None = None,
-    param_dtype: DTypeLike = jnp.float32,
-    kernel_init: initializers.Initializer = initializers.lecun_normal(),
-    bias_init: initializers.Initializer = initializers.zeros,
-) -> Layer:
-    """y = x W + b over the last axis; as `flax.linen.Dense`.
-
-    x: [..., inputs], kernel W: [inputs, features], bias b: [features], y: [..., features].
-
-    >>> layer = dense(3)
-    >>> params, state = layer.init(jax.random.key(0), jnp.ones((2, 5)))
-    >>> jax.tree.map(jnp.shape, params)
-    {'bias': (3,), 'kernel': (5, 3)}
-    >>> y, _ = layer.apply(params, state, jnp.ones((2, 5)))
-    >>> y.shape
-    (2, 3)
-    """
-
-    def init(rng, x):
-        kernel_rng, bias_rng = jax.random.split(rng)
-        params = {"kernel": kernel_init(kernel_rng, (x.shape[-1], features), param_dtype)}
-        if use_bias:
-            params["bias"] = bias_init(bias_rng, (features,), param_dtype)
-        return params, {}
-
-    def apply(params, state, x, *, train=False, rng=None):
-        x, params = promote(x, params, dtype)
-        y = x @ params["kernel"]
-        return (y + params["bias"] if use_bias else y), state
-
-    return Layer("dense", init, apply)
-
-
 def promote(x: jax.Array, params: Params, dtype: DTypeLike | None) -> tuple[jax.Array, Params]:
     """Brings an input and its parameters to one dtype to compute in: `dtype`, or, as in Flax, the widest among them."""
     dtype = dtype or jnp.result_type(x, *jax.tree.leaves(params))
     return x.astype(dtype), jax.tree.map(lambda p: p.astype(dtype), params)
 
 
+def split_rng(rng: jax.Array | None, n: int) -> Sequence[jax.Array | None]:
+    """One generator for each of n layers; None where there is none."""
+    return [None] * n if rng is None else list(jax.random.split(rng, n))
+
+
+def output_shape(layer: Layer, params: Params, state: State, *xs: Any) -> Any:
+    """Shape and dtype of a layer's output, without running it."""
+    return jax.eval_shape(lambda p, s, *xs: layer.apply(p, s, *xs)[0], params, state, *xs)
+
+
 def sequential(*layers: Layer) -> Layer:
     """y = f_n(... f_2(f_1(x))). Parameters are keyed `dense_0`, `dense_1`, ... by name and order, as in Flax, and each
-    layer runs under a `jax.named_scope` of that key, which is the path that fbp's selectors and reports show."""
+    layer runs under a `jax.named_scope` of that key, which is the path that rules, reports and profilers show.
+
+    >>> from fbp.nn import dense, relu
+    >>> layer = sequential(dense(4), relu(), dense(2))
+    >>> params, state = layer.init(jax.random.key(0), jnp.ones((1, 3)))
+    >>> sorted(params)
+    ['dense_0', 'dense_1', 'relu_0']
+    """
     keys = number(layer.name for layer in layers)
 
     def init(rng, x):
         params, state = {}, {}
-        for key, layer, layer_rng in zip(keys, layers, jax.random.split(rng, len(layers)), strict=True):
+        for key, layer, layer_rng in zip(keys, layers, split_rng(rng, len(layers)), strict=True):
             params[key], state[key] = layer.init(layer_rng, x)
-            x = jax.eval_shape(lambda p, s, x, apply=layer.apply: apply(p, s, x)[0], params[key], state[key], x)
+            x = output_shape(layer, params[key], state[key], x)
         return params, state
 
     def apply(params, state, x, *, train=False, rng=None):
-        rngs = [None] * len(layers) if rng is None else jax.random.split(rng, len(layers))
         new_state = {}
-        for key, layer, layer_rng in zip(keys, layers, rngs, strict=True):
+        for key, layer, layer_rng in zip(keys, layers, split_rng(rng, len(layers)), strict=True):
             with jax.named_scope(key):
                 x, new_state[key] = layer.apply(params[key], state[key], x, train=train, rng=layer_rng)
         return x, new_state
@@ -101,7 +80,30 @@ def sequential(*layers: Layer) -> Layer:
     return Layer("sequential", init, apply)
 
 
-def number(names) -> list[str]:
+def residual(layer: Layer, shortcut: Layer | None = None) -> Layer:
+    """y = x + f(x) (He et al. 2016, eq. 1), or y = s(x) + f(x) with a shortcut that changes the shape (eq. 2)."""
+    parts = {"layer": layer} | ({"shortcut": shortcut} if shortcut else {})
+
+    def init(rng, x):
+        both = {key: part.init(r, x) for (key, part), r in zip(parts.items(), split_rng(rng, len(parts)), strict=True)}
+        return {key: params for key, (params, _) in both.items()}, {key: state for key, (_, state) in both.items()}
+
+    def apply(params, state, x, *, train=False, rng=None):
+        ys, new_state = {"shortcut": x}, {}
+        for (key, part), part_rng in zip(parts.items(), split_rng(rng, len(parts)), strict=True):
+            with jax.named_scope(key):
+                ys[key], new_state[key] = part.apply(params[key], state[key], x, train=train, rng=part_rng)
+        if ys["layer"].shape != ys["shortcut"].shape:
+            raise ValueError(
+                f"residual adds f(x) of shape {ys['layer'].shape} to x of shape {ys['shortcut'].shape}. Give the layer as "
+                "many features as its input, or pass a shortcut layer that changes the shape."
+            )
+        return ys["shortcut"] + ys["layer"], new_state
+
+    return Layer("residual", init, apply)
+
+
+def number(names: Iterable[str]) -> list[str]:
     """["dense", "relu", "dense"] -> ["dense_0", "relu_0", "dense_1"]."""
     seen: dict[str, int] = {}
     keys = []
