@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from fbp.nn.layer import Layer, stateless
@@ -57,4 +58,4 @@ def window(name, x, init, computation, window_shape, strides, padding) -> jax.Ar
     if not isinstance(pads, str):
         pads = [(0, 0), *pads, (0, 0)]
     dims = (1, *window_shape, 1)
-    return lax.reduce_window(x, jnp.asarray(init, x.dtype).item(), computation, dims, (1, *as_tuple(strides, n), 1), pads)
+    return lax.reduce_window(x, np.array(init, x.dtype), computation, dims, (1, *as_tuple(strides, n), 1), pads)

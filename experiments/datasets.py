@@ -1,0 +1,146 @@
+"""Image data sets from files on this machine: nothing is downloaded. Every error names the file and the remedy."""
+
+from __future__ import annotations
+
+import gzip
+import importlib.util
+import io
+import pathlib
+import pickle
+import struct
+from typing import NamedTuple
+
+import numpy as np
+
+from experiments.harness import UserError
+
+FASHION_MNIST_FOLDER = pathlib.Path("/usr/share/datasets/fashion-mnist")
+
+
+class Images(NamedTuple):
+    """Images in [0, 1]: [n, height, width, 1], labels: int32 [n], with a held-out test split."""
+
+    train_x: np.ndarray
+    train_y: np.ndarray
+    test_x: np.ndarray
+    test_y: np.ndarray
+    classes: tuple[str, ...]
+
+
+def load(name: str, folder: pathlib.Path | None) -> Images:
+    return {"animals": animals, "fashion-mnist": fashion_mnist, "digits": digits}[name](folder)
+
+
+def animals(folder: pathlib.Path | None = None, test_share: float = 0.2) -> Images:
+    """Silhouettes of ten animals (PyPI animal-shape-mnist). Exact duplicates are dropped before a split that is fixed."""
+    if folder is None:
+        package = importlib.util.find_spec("animal_shape_mnist")
+        if package is None or not package.submodule_search_locations:
+            raise UserError("the animal images are not installed. Install them with: pip install animal-shape-mnist")
+        folder = pathlib.Path(package.submodule_search_locations[0]) / "data" / "Animal Shape"
+    x = read_pickled_array(folder / "animal_data_version_3.gz")
+    y = read_pickled_array(folder / "animal_label_version_3.gz")
+    if x.ndim != 3 or len(x) != len(y):
+        raise UserError(f"{folder}: expected images [n, height, width] and n labels, but found {x.shape} and {y.shape}.")
+    _, first = np.unique(x.reshape(len(x), -1), axis=0, return_index=True)
+    first = np.sort(first)
+    order = first[np.random.default_rng(0).permutation(len(first))]
+    test, train = np.split(order, [int(test_share * len(order))])
+    classes = ("bear", "bird", "cat", "cow", "dog", "elephant", "giraffe", "horse", "sheep", "zebra")
+    return prepared(x[train], y[train], x[test], y[test], classes, folder)
+
+
+def fashion_mnist(folder: pathlib.Path | None = None) -> Images:
+    """Zalando's articles of clothing (Xiao et al. 2017), from the IDX files of Debian's dataset-fashion-mnist."""
+    folder = folder or FASHION_MNIST_FOLDER
+    names = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+    if not folder.is_dir():
+        raise UserError(
+            f"there is no folder {folder}. Install the data with: apt-get install dataset-fashion-mnist, or name the folder "
+            "of the IDX files with --data-folder."
+        )
+    arrays = [read_idx(folder / f"{name}.gz") for name in names]
+    classes = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+    return prepared(*arrays, classes, folder)
+
+
+def digits(folder: pathlib.Path | None = None) -> Images:
+    """Handwritten digits of 8x8 pixels, from scikit-learn."""
+    from sklearn import datasets
+
+    x, y = datasets.load_digits(return_X_y=True)
+    x, y = (x.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8), y
+    order = np.random.default_rng(0).permutation(len(x))
+    test, train = np.split(order, [len(x) // 5])
+    return prepared(x[train], y[train], x[test], y[test], tuple("0123456789"), pathlib.Path("scikit-learn"))
+
+
+def prepared(train_x, train_y, test_x, test_y, classes, source: pathlib.Path) -> Images:
+    """As `Images`, after the checks that every source needs."""
+    for part, x, y in ("training", train_x, train_y), ("test", test_x, test_y):
+        if not len(x):
+            raise UserError(f"{source}: there are no {part} images. Was the data set copied whole?")
+        if len(x) != len(y):
+            raise UserError(f"{source}: {len(x)} {part} images, but {len(y)} labels. The files do not belong together.")
+        wrong = np.flatnonzero((y < 0) | (y >= len(classes)))
+        if wrong.size:
+            raise UserError(
+                f"{source}: label {y[wrong[0]]} of {part} image {wrong[0]} is not in [0, {len(classes)}); {wrong.size} of "
+                f"{len(y)} labels are out of range. The classes are {', '.join(classes)}."
+            )
+    images = [x.astype(np.float32)[..., None] / 255 for x in (train_x, test_x)]
+    return Images(images[0], train_y.astype(np.int32), images[1], test_y.astype(np.int32), classes)
+
+
+def read_idx(path: pathlib.Path) -> np.ndarray:
+    """An array in the IDX format: two zero bytes, the type (8 is uint8), the number of axes, their sizes, the data."""
+    content = _unzip(path)
+    if len(content) < 4 or content[:3] != b"\0\0\x08":
+        raise UserError(f"{path} is not an IDX file of bytes: it begins with {content[:4]!r}. Fetch or install it again.")
+    axes = content[3]
+    shape = struct.unpack_from(f">{axes}I", content, 4)
+    data = np.frombuffer(content, np.uint8, offset=4 + 4 * axes)
+    if data.size != np.prod(shape):
+        raise UserError(
+            f"{path} is truncated: its header promises {np.prod(shape)} bytes of data, {shape}, and {data.size} are there. "
+            "Fetch or install it again."
+        )
+    return data.reshape(shape)
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """A pickle can run any program. This reader admits the constructors of numpy arrays and nothing else."""
+
+    _ALLOWED = {
+        (module, name): name
+        for module in ("numpy", "numpy.core.multiarray", "numpy._core.multiarray")
+        for name in ("ndarray", "dtype", "_reconstruct")
+    }
+
+    def find_class(self, module, name):
+        if (module, name) not in self._ALLOWED:
+            raise pickle.UnpicklingError(f"it wants {module}.{name}, and only numpy arrays are read")
+        return super().find_class(module.replace("numpy.core", "numpy._core"), name)
+
+
+def read_pickled_array(path: pathlib.Path) -> np.ndarray:
+    """The numpy array in a gzipped pickle, read without running what else a pickle might hold."""
+    content = _unzip(path)
+    try:
+        array = _ArraysOnly(io.BytesIO(content)).load()
+    except Exception as error:  # a damaged pickle can raise anything
+        raise UserError(f"{path} does not hold a numpy array: {error}. Install the data again.") from None
+    if not isinstance(array, np.ndarray):
+        raise UserError(f"{path} holds a {type(array).__name__}, not a numpy array. Install the data again.")
+    return array
+
+
+def _unzip(path: pathlib.Path) -> bytes:
+    try:
+        return gzip.decompress(path.read_bytes())
+    except FileNotFoundError:
+        there = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else None
+        found = "the folder does not exist" if there is None else f"the folder holds {', '.join(there[:5]) or 'nothing'}"
+        raise UserError(f"there is no {path}: {found}. Install the data, or name its folder with --data-folder.") from None
+    except (EOFError, gzip.BadGzipFile, OSError) as error:
+        raise UserError(f"{path} is damaged or truncated: {error}. Fetch or install it again.") from None

@@ -1,0 +1,133 @@
+"""What every experiment shares: its command line, its folder, its result, and errors a person can act on."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import tyro
+from rich.console import Console
+
+from fbp.train import CheckpointMismatch
+
+console = Console(highlight=False)
+
+
+class UserError(Exception):
+    """Something a person can put right: the message says what, where and what to do. Shown without a traceback."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The options of every experiment."""
+
+    out: pathlib.Path | None = None
+    """Folder for the results; by default runs/NAME/<time>. It must be new or empty."""
+    seed: int = 0
+    """Of the parameters, the order of the data and the augmentation."""
+    resume: pathlib.Path | None = None
+    """Folder of a run that was stopped: go on from its last checkpoint, with its options."""
+
+
+C = TypeVar("C", bound=Config)
+
+
+class Run:
+    """A run's folder. `path("x.png")` is a file in it; `finish(metrics)` writes result.json, and names it last."""
+
+    def __init__(self, name: str, config: Config):
+        self.name, self.config = name, config
+        if config.resume:
+            self.folder = config.resume
+        else:
+            time = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+            self.folder = config.out or pathlib.Path("runs") / name / time
+            if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
+                raise UserError(
+                    f"{self.folder} is there already and not empty. Choose another --out, or go on with that run by "
+                    f"--resume {self.folder}."
+                )
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._write("config.json", _jsonable(config))
+
+    def path(self, name: str) -> pathlib.Path:
+        return self.folder / name
+
+    def finish(self, metrics: dict[str, Any]) -> None:
+        packages = "fbp", "jax", "jaxlib", "numpy", "optax"
+        versions = {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in packages}
+        device = jax.devices()[0]
+        result = {
+            "experiment": self.name,
+            "config": _jsonable(self.config),
+            "versions": versions,
+            "device": f"{device.platform}: {device.device_kind}",
+            "metrics": metrics,
+        }
+        console.print(self._write("result.json", result), soft_wrap=True)
+
+    def _write(self, name: str, content: Any) -> pathlib.Path:
+        path = self.path(name)
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(content, indent=2) + "\n")
+        os.replace(temporary, path)
+        return path
+
+
+def main(config_class: type[C], experiment: Callable[[C, Run], None], args: list[str] | None = None) -> None:
+    """Reads the options, runs the experiment, and turns a `UserError` into a paragraph and exit status 1.
+
+    With `--resume DIR` the options are those of that run; any that would change the result are refused.
+    """
+    name = pathlib.Path(sys.modules[config_class.__module__].__file__ or "experiment").stem
+    args = sys.argv[1:] if args is None else args
+    description = (sys.modules[config_class.__module__].__doc__ or "").strip()
+    config = tyro.cli(config_class, args=args, prog=f"scripts/run {name}", description=description)
+    try:
+        if config.resume:
+            saved = _saved_config(config_class, config.resume)
+            config = tyro.cli(config_class, args=args, default=saved)
+            kept = dataclasses.replace(config, resume=None, out=saved.out)
+            if kept != saved:
+                changed = [f.name for f in dataclasses.fields(saved) if getattr(kept, f.name) != getattr(saved, f.name)]
+                options = ", ".join(f"--{field.replace('_', '-')}" for field in changed)
+                raise UserError(
+                    f"a resumed run goes on with its own options, but {options} would change them. Leave them out, or start a "
+                    "new run."
+                )
+        run = Run(name, config)
+        try:
+            experiment(config, run)
+        except KeyboardInterrupt:
+            console.print(f"\nStopped, with a checkpoint. Go on with: scripts/run {name} --resume {run.folder}", soft_wrap=True)
+            sys.exit(130)
+    except (UserError, CheckpointMismatch) as error:
+        Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {error}", soft_wrap=True)
+        sys.exit(1)
+
+
+def _saved_config(config_class: type[C], folder: pathlib.Path) -> C:
+    path = folder / "config.json"
+    try:
+        saved = json.loads(path.read_text())
+        types = {f.name: f for f in dataclasses.fields(config_class)}
+        paths = {"out", "resume", *(n for n, f in types.items() if "Path" in str(f.type))}
+        values = {k: pathlib.Path(v) if k in paths and v is not None else v for k, v in saved.items()}
+        return config_class(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    except FileNotFoundError:
+        raise UserError(f"--resume {folder}: there is no {path}, so this is not the folder of a run.") from None
+    except (json.JSONDecodeError, TypeError) as error:
+        raise UserError(f"--resume {folder}: {path} is not a configuration of this experiment ({error}).") from None
+
+
+def _jsonable(config: Config) -> dict[str, Any]:
+    return {k: str(v) if isinstance(v, pathlib.Path) else v for k, v in dataclasses.asdict(config).items()}

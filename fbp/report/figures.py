@@ -1,0 +1,94 @@
+"""Figures, written as PNG files. Colours are those of Okabe & Ito (2008), which colour-blind readers can tell apart."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib import colors
+from matplotlib.figure import Figure
+
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#777777"
+Path = str | pathlib.Path
+
+
+def learning_curve(
+    path: Path, train: Mapping[int, float], test: Mapping[str, Mapping[int, float]], title: str = "learning curve"
+) -> None:
+    """The training loss by step, above the test metrics by step, each between 0 and 1."""
+    figure = _figure(7, 5.5)
+    above, below = figure.subplots(2, sharex=True)
+    above.plot(list(train), list(train.values()), color=BLUE, linewidth=1.2)
+    above.set(ylabel="training loss", yscale="log", title=title)
+    for (name, scores), color in zip(test.items(), (ORANGE, GREEN, BLUE, GREY), strict=False):
+        below.plot(list(scores), list(scores.values()), marker="o", markersize=3, color=color, label=name.replace("_", " "))
+    below.set(xlabel="step", ylabel="test")
+    below.legend(loc="lower right", frameon=False)
+    for axes in above, below:
+        axes.grid(alpha=0.3)
+    _save(figure, path)
+
+
+def gradient_flow(path: Path, norms: Mapping[int, Mapping[str, float]], title: str = "gradient norm by layer") -> None:
+    """Norm of each parameter's gradient over training: a row for each, from input to output, a column for each step."""
+    steps = list(norms)
+    names = list(next(iter(norms.values())))
+    image = np.array([[norms[step][name] for step in steps] for name in names])
+    figure = _figure(8, 1.6 + 0.24 * len(names))
+    axes = figure.subplots()
+    positive = image[image > 0]
+    norm = colors.LogNorm(positive.min(), positive.max()) if positive.size else None
+    drawn = axes.imshow(np.where(image > 0, image, np.nan), aspect="auto", norm=norm, cmap="cividis", interpolation="nearest")
+    ticks = np.unique(np.linspace(0, len(steps) - 1, 7).astype(int))
+    axes.set_xticks(ticks, [str(steps[i]) for i in ticks])
+    axes.set_yticks(range(len(names)), names, fontsize=7)
+    axes.set(xlabel="step", title=title)
+    figure.colorbar(drawn, label="‖gradient‖", fraction=0.03, pad=0.02)
+    _save(figure, path)
+
+
+def image_page(
+    path: Path, images: np.ndarray, truth: Sequence[str], predicted: Sequence[str], confidence: Sequence[float], title: str
+) -> None:
+    """Test images with what was said of them; what is wrong is orange and names the truth."""
+    columns = 8
+    rows = -(-len(images) // columns)
+    figure = _figure(columns * 1.35, rows * 1.62 + 0.4)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat:
+        axes.axis("off")
+    for axes, image, true, said, sure in zip(grid.flat, images, truth, predicted, confidence, strict=False):
+        axes.imshow(image.squeeze(), cmap="gray", interpolation="nearest")
+        right = true == said
+        label = f"{said} {sure:.0%}" if right else f"{said} {sure:.0%}\nis {true}"
+        axes.set_title(label, fontsize=8, color="black" if right else ORANGE)
+    figure.suptitle(title)
+    _save(figure, path)
+
+
+def confusion_matrix(path: Path, truth: np.ndarray, predicted: np.ndarray, names: Sequence[str], title: str) -> None:
+    """How often each class (rows) was called which (columns), in percent of its examples."""
+    counts = np.zeros((len(names), len(names)))
+    np.add.at(counts, (truth, predicted), 1)
+    share = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    figure = _figure(1.8 + 0.6 * len(names), 1.4 + 0.52 * len(names))
+    axes = figure.subplots()
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=100)
+    for (i, j), percent in np.ndenumerate(share):
+        if percent >= 0.05:
+            axes.text(j, i, f"{percent:.1f}", ha="center", va="center", fontsize=8, color="white" if percent > 55 else "black")
+    axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
+    axes.set_yticks(range(len(names)), names)
+    axes.set(xlabel="said", ylabel="is", title=title)
+    _save(figure, path)
+
+
+def _figure(width: float, height: float) -> Figure:
+    return Figure(figsize=(width, height), layout="constrained", dpi=120)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with matplotlib.rc_context({"savefig.facecolor": "white"}):
+        figure.savefig(path, metadata={"Software": "fbp"})

@@ -1,0 +1,116 @@
+"""The loop around the step: progress on the terminal, metrics in a file, checkpoints, and a way back after a stop."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from fbp.train.checkpoint import Checkpoints
+from fbp.train.data import Batches
+from fbp.train.state import TrainState
+
+
+def fit(
+    state: TrainState,
+    train_step: Callable[[TrainState, Any], tuple[TrainState, dict]],
+    batches: Batches,
+    steps: int,
+    *,
+    metrics_file: str | pathlib.Path,
+    checkpoints: Checkpoints | None = None,
+    evaluate: Callable[[TrainState], dict[str, float]] | None = None,
+    log_every: int = 20,
+) -> TrainState:
+    """Trains to `steps` steps in all, from wherever `state` is.
+
+    Every `log_every` steps a line of JSON with the step's metrics goes to `metrics_file`; after every epoch the metrics
+    of `evaluate`, and a checkpoint. Interrupted by Ctrl-C, it writes a checkpoint before it stops. After a resume, lines
+    of steps that will be taken again are dropped, so the file is that of an uninterrupted run.
+
+    Raises FloatingPointError if the loss is not finite at a logged step; the last checkpoint is from before.
+    """
+    log = _Log(pathlib.Path(metrics_file), int(state.step))
+    stream = batches.from_step(int(state.step))
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[shown]}")
+    with log, Progress(*columns) as progress:
+        task = progress.add_task("training", total=steps, completed=int(state.step), shown="")
+        try:
+            for step in range(int(state.step) + 1, steps + 1):
+                state, metrics = train_step(state, next(stream))
+                if step % log_every == 0 or step == steps:
+                    metrics = _floats(metrics)
+                    if not np.isfinite(metrics["loss"]):
+                        raise FloatingPointError(
+                            f"the loss is {metrics['loss']} at step {step}. Lower the learning rate, or look at the gradient "
+                            f"norms in {log.path} for the layer where it began."
+                        )
+                    log.write({"step": step, **metrics})
+                    progress.update(task, shown=f"loss {metrics['loss']:.4f}")
+                if step % batches.steps_per_epoch == 0 or step == steps:
+                    if evaluate is not None:
+                        scores = _floats(evaluate(state))
+                        log.write({"step": step, "epoch": step // batches.steps_per_epoch, **scores})
+                        shown = "  ".join(f"{k} {v:.4f}" for k, v in scores.items())
+                        progress.console.print(f"epoch {step // batches.steps_per_epoch}: {shown}", highlight=False)
+                    if checkpoints is not None:
+                        log.flush()
+                        checkpoints.save(state)
+                progress.update(task, completed=step)
+        except KeyboardInterrupt:
+            if checkpoints is not None:
+                log.flush()
+                checkpoints.save(state)
+            raise
+    return state
+
+
+def evaluate(predict: Callable[[Any, Any], jax.Array], state: TrainState, xs: np.ndarray, batch_size: int = 500) -> np.ndarray:
+    """`predict(state, x)` over all of `xs`, batch by batch, as one array. The last batch is filled up and cut."""
+    outputs = []
+    for start in range(0, len(xs), batch_size):
+        x = xs[start : start + batch_size]
+        padding = [(0, batch_size - len(x))] + [(0, 0)] * (x.ndim - 1)
+        outputs.append(np.asarray(predict(state, np.pad(x, padding)))[: len(x)])
+    return np.concatenate(outputs)
+
+
+class _Log:
+    """Metrics as JSON lines, up to a step."""
+
+    def __init__(self, path: pathlib.Path, step: int):
+        self.path = path
+        kept = []
+        if path.exists():
+            for line in path.read_text().splitlines():
+                try:
+                    kept += [line] if json.loads(line)["step"] <= step else []
+                except json.JSONDecodeError:  # half a line: the run was killed while it wrote
+                    break
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text("".join(line + "\n" for line in kept))
+        os.replace(temporary, path)
+
+    def __enter__(self) -> _Log:
+        self._file = self.path.open("a")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def write(self, record: dict[str, Any]) -> None:
+        self._file.write(json.dumps(record) + "\n")
+
+    def flush(self) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+
+def _floats(tree: Any) -> Any:
+    return jax.tree.map(float, jax.device_get(tree))

@@ -1,0 +1,13 @@
+"""The suite runs strictly: warnings are errors (pyproject.toml), dtypes are never promoted silently."""
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+@pytest.fixture
+def leak_checks():
+    """Fails the test if a tracer outlives its trace. It also switches off JAX's caches, so only some tests ask for it."""
+    with jax.checking_leaks():
+        yield
