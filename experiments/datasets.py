@@ -41,7 +41,9 @@ def animals(folder: pathlib.Path | None = None, test_share: float = 0.2) -> Imag
     x = read_pickled_array(folder / "animal_data_version_3.gz")
     y = read_pickled_array(folder / "animal_label_version_3.gz")
     if x.ndim != 3 or len(x) != len(y):
-        raise UserError(f"{folder}: expected images [n, height, width] and n labels, but found {x.shape} and {y.shape}.")
+        raise UserError(
+            f"{folder}: expected images [n, height, width] and n labels, but found {x.shape} and {y.shape}."
+        )
     _, first = np.unique(x.reshape(len(x), -1), axis=0, return_index=True)
     first = np.sort(first)
     order = first[np.random.default_rng(0).permutation(len(first))]
@@ -61,7 +63,8 @@ def fashion_mnist(folder: pathlib.Path | None = None) -> Images:
         )
     arrays = [read_idx(folder / f"{name}.gz") for name in names]
     classes = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
-    return prepared(*arrays, classes, folder)
+    train_x, train_y, test_x, test_y = arrays
+    return prepared(train_x, train_y, test_x, test_y, classes, folder)
 
 
 def digits(folder: pathlib.Path | None = None) -> Images:
@@ -96,7 +99,9 @@ def read_idx(path: pathlib.Path) -> np.ndarray:
     """An array in the IDX format: two zero bytes, the type (8 is uint8), the number of axes, their sizes, the data."""
     content = _unzip(path)
     if len(content) < 4 or content[:3] != b"\0\0\x08":
-        raise UserError(f"{path} is not an IDX file of bytes: it begins with {content[:4]!r}. Fetch or install it again.")
+        raise UserError(
+            f"{path} is not an IDX file of bytes: it begins with {content[:4]!r}. Fetch or install it again."
+        )
     axes = content[3]
     shape = struct.unpack_from(f">{axes}I", content, 4)
     data = np.frombuffer(content, np.uint8, offset=4 + 4 * axes)
@@ -111,11 +116,11 @@ def read_idx(path: pathlib.Path) -> np.ndarray:
 class _ArraysOnly(pickle.Unpickler):
     """A pickle can run any program. This reader admits the constructors of numpy arrays and nothing else."""
 
-    _ALLOWED = {
-        (module, name): name
+    _ALLOWED = frozenset(
+        (module, name)
         for module in ("numpy", "numpy.core.multiarray", "numpy._core.multiarray")
         for name in ("ndarray", "dtype", "_reconstruct")
-    }
+    )
 
     def find_class(self, module, name):
         if (module, name) not in self._ALLOWED:
@@ -140,7 +145,11 @@ def _unzip(path: pathlib.Path) -> bytes:
         return gzip.decompress(path.read_bytes())
     except FileNotFoundError:
         there = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else None
-        found = "the folder does not exist" if there is None else f"the folder holds {', '.join(there[:5]) or 'nothing'}"
-        raise UserError(f"there is no {path}: {found}. Install the data, or name its folder with --data-folder.") from None
+        found = (
+            "the folder does not exist" if there is None else f"the folder holds {', '.join(there[:5]) or 'nothing'}"
+        )
+        raise UserError(
+            f"there is no {path}: {found}. Install the data, or name its folder with --data-folder."
+        ) from None
     except (EOFError, gzip.BadGzipFile, OSError) as error:
         raise UserError(f"{path} is damaged or truncated: {error}. Fetch or install it again.") from None

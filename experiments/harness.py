@@ -108,7 +108,9 @@ def main(config_class: type[C], experiment: Callable[[C, Run], None], args: list
         try:
             experiment(config, run)
         except KeyboardInterrupt:
-            console.print(f"\nStopped, with a checkpoint. Go on with: scripts/run {name} --resume {run.folder}", soft_wrap=True)
+            console.print(
+                f"\nStopped, with a checkpoint. Go on with: scripts/run {name} --resume {run.folder}", soft_wrap=True
+            )
             sys.exit(130)
     except (UserError, CheckpointMismatch) as error:
         Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {error}", soft_wrap=True)
@@ -122,7 +124,8 @@ def _saved_config(config_class: type[C], folder: pathlib.Path) -> C:
         types = {f.name: f for f in dataclasses.fields(config_class)}
         paths = {"out", "resume", *(n for n, f in types.items() if "Path" in str(f.type))}
         values = {k: pathlib.Path(v) if k in paths and v is not None else v for k, v in saved.items()}
-        return config_class(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        options: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return config_class(**options)
     except FileNotFoundError:
         raise UserError(f"--resume {folder}: there is no {path}, so this is not the folder of a run.") from None
     except (json.JSONDecodeError, TypeError) as error:

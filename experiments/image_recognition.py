@@ -77,7 +77,9 @@ def experiment(config: ImageRecognition, run: Run) -> None:
         state = checkpoints.restore(state) if checkpoints.latest() is not None else state
         console.print(f"resumed at step {int(state.step)} of {steps}")
     weights = sum(x.size for x in jax.tree.leaves(state.params))
-    console.print(f"{config.data}: {len(train_x)} training and {len(test_x)} test images; {config.model}: {weights:,} weights")
+    console.print(
+        f"{config.data}: {len(train_x)} training and {len(test_x)} test images; {config.model}: {weights:,} weights"
+    )
     agreement = compare_with_jax(loss_fn, state, next(batches.from_step(0)))
 
     step = train.make_train_step(loss_fn, optimizer, policy=policy)
@@ -123,7 +125,8 @@ def compare_with_jax(loss_fn, state, batch) -> dict[str, float]:
     """The gradient of the first batch by fbp and by jax.grad, layer by layer, in one program each."""
     rng = jax.random.key(0)
     ours, reference = (
-        jax.jit(grad(loss_fn, has_aux=True))(state.params, state.model_state, batch, rng)[0] for grad in (fbp.grad, jax.grad)
+        jax.jit(grad(loss_fn, has_aux=True))(state.params, state.model_state, batch, rng)[0]
+        for grad in (fbp.grad, jax.grad)
     )
     rows = report.compare_gradients(ours, reference)
     console.print(report.gradient_table(rows, "gradient of the first batch: fbp against jax.grad"))
@@ -145,7 +148,9 @@ def draw(run: Run, images: datasets.Images, test_x, test_y, probabilities) -> No
     labels = list(names[test_y[shown]]), list(names[predicted[shown]]), list(probabilities[shown].max(-1))
     title = f"test images; orange: {len(wrong)} of the {np.sum(predicted != test_y)} mistakes"
     report.image_page(run.path("predictions.png"), test_x[shown], *labels, title)
-    report.confusion_matrix(run.path("confusion_matrix.png"), test_y, predicted, images.classes, "percent of each class")
+    report.confusion_matrix(
+        run.path("confusion_matrix.png"), test_y, predicted, images.classes, "percent of each class"
+    )
     console.print(f"pictures: {', '.join(str(p) for p in sorted(run.folder.glob('*.png')))}", soft_wrap=True)
 
 

@@ -34,7 +34,9 @@ class VJP:
         y_bars = _check_cotangent(y_bar, tree, avals)
         in_tree, in_avals = self._ins
         x_bars = self._pullback(*y_bars)
-        return jax.tree.unflatten(in_tree, [zeros(aval) if x is None else x for x, aval in zip(x_bars, in_avals, strict=True)])
+        return jax.tree.unflatten(
+            in_tree, [zeros(aval) if x is None else x for x, aval in zip(x_bars, in_avals, strict=True)]
+        )
 
     def tree_flatten(self):
         return (self._pullback,), (self._ins, self._outs)
@@ -76,7 +78,9 @@ def vjp(fun: Callable, *primals, has_aux: bool = False, rules: Rulebook = RULES)
         aux = None
         if has_aux:
             if not (isinstance(out, tuple) and len(out) == 2):
-                raise TypeError(f"with has_aux=True the function returns a pair (output, aux), but it returned {out!r}.")
+                raise TypeError(
+                    f"with has_aux=True the function returns a pair (output, aux), but it returned {out!r}."
+                )
             out, aux = out
         ys, out_tree = jax.tree.flatten(out)
         ys = [_as_value(y, f"output {keys}") for y, keys in zip(ys, _key_paths(out), strict=True)]
@@ -236,7 +240,7 @@ def _one_hot_cotangents(y: Any) -> Any:
     def cotangents(i):
         basis = jnp.eye(leaves[i].size, dtype=leaves[i].dtype).reshape(leaves[i].size, *leaves[i].shape)
         zeros = [jnp.zeros((leaves[i].size, *jnp.shape(leaf)), _bar_dtype(jax.typeof(leaf))) for leaf in leaves]
-        return jax.tree.unflatten(tree, zeros[:i] + [basis] + zeros[i + 1 :])
+        return jax.tree.unflatten(tree, [*zeros[:i], basis, *zeros[i + 1 :]])
 
     leaves = [jnp.asarray(leaf) for leaf in leaves]
     return jax.tree.unflatten(tree, [cotangents(i) for i in range(len(leaves))])
@@ -362,5 +366,9 @@ def _check_cotangent(y_bar: Any, tree: Any, avals: tuple) -> list[Any]:
         if (bar.shape, bar.dtype) != (aval.shape, _bar_dtype(aval)):
             wrong.append(f"cotangent{keys} is {bar.dtype}{list(bar.shape)}, the output {aval.dtype}{list(aval.shape)}")
     if wrong:
-        raise ValueError(f"a cotangent has the shape and dtype of its output (float0 for integers), but {'; '.join(wrong)}.")
-    return [_as_value(leaf, "cotangent") if is_inexact(aval) else None for leaf, aval in zip(leaves, avals, strict=True)]
+        raise ValueError(
+            f"a cotangent has the shape and dtype of its output (float0 for integers), but {'; '.join(wrong)}."
+        )
+    return [
+        _as_value(leaf, "cotangent") if is_inexact(aval) else None for leaf, aval in zip(leaves, avals, strict=True)
+    ]

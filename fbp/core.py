@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Primitive
@@ -142,7 +143,9 @@ def table(*columns: Callable | None, fwd: Callable | None = None) -> Rule:
     def backward(site, residuals, g, **params):
         known = params | {"site": site}
         return [
-            unbroadcast(column(g, *(residuals[n] for n in names), **{k: known[k] for k in keywords if k in known}), aval)
+            unbroadcast(
+                column(g, *(residuals[n] for n in names), **{k: known[k] for k in keywords if k in known}), aval
+            )
             if needed and column is not None
             else None
             for needed, column, (names, keywords), aval in zip(site.needs, columns, reads, site.avals, strict=True)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.core
 from jax.extend import source_info_util
 from jax.extend.core import Primitive, set_current_trace, take_current_trace
 

@@ -14,7 +14,7 @@ def test_a_rulebook_is_immutable_and_equal_by_content():
     assert ours == fbp.RULES | {lax.neg_p: double} and hash(ours) == hash(fbp.RULES | {lax.neg_p: double})
     assert ours != fbp.RULES and ours | {lax.neg_p: fbp.RULES[lax.neg_p]} == fbp.RULES
     with pytest.raises(TypeError):
-        fbp.RULES[lax.neg_p] = double  # pyright: ignore
+        fbp.RULES[lax.neg_p] = double  # pyright: ignore[reportIndexIssue]
 
 
 @pytest.mark.parametrize("rules", [{"tanh": fbp.table(lambda g: g)}, {lax.neg_p: lambda g: g}])

@@ -80,7 +80,9 @@ def test_a_missing_rule_is_named_with_its_place():
             with jax.named_scope("decoder"):
                 return inner(x)
 
-        with pytest.raises(NotImplementedError, match=r"no vjp rule for 'neg' at decoder/.*attn \(.*test_engine.py:\d+.*RULES"):
+        with pytest.raises(
+            NotImplementedError, match=r"no vjp rule for 'neg' at decoder/.*attn \(.*test_engine.py:\d+.*RULES"
+        ):
             fbp.grad(model, rules=rules)(1.0)
     fbp.grad(lambda x: lax.stop_gradient(x) * x, rules=rules)(1.0)
 

@@ -105,7 +105,7 @@ def _run(case: Case, dtype: str, thorough: bool) -> Outcome:
             compare("second order", *_second(fun, xs, y_bars, directions))
         checks += 1
         failures += _residuals(fun, xs, y_bars)
-    return Outcome(case.name, dtype, *worst, checks, tuple(failures))
+    return Outcome(case.name, dtype, worst[0], worst[1], checks, tuple(failures))
 
 
 def _by_mask(fun, xs, y_bars, theirs):
@@ -141,8 +141,11 @@ def _adjoint(fun, xs, y_bars, directions, x_bars):
 
 def _mapped(fun, xs, y_bars):
     batched = [jnp.stack([x, x[::-1] if x.ndim and x.shape[0] else x]) for x in xs]
-    mapped = jax.jit(lambda *batch: [jax.vmap(lambda *xs: t(fun, *xs)[1](y_bars))(*batch) for t in (vjp, jax.vjp)])
-    return mapped(*batched)
+
+    def mapped(transform):
+        return jax.jit(jax.vmap(lambda *xs: transform(fun, *xs)[1](y_bars)))(*batched)
+
+    return mapped(vjp), mapped(jax.vjp)
 
 
 def _second(fun, xs, y_bars, directions):

@@ -44,7 +44,9 @@ def residual_net(classes: int, widths: Sequence[int] = (16, 32, 64), blocks: int
             conv(width, (3, 3), strides, use_bias=False), batch_norm(momentum), relu(),
             conv(width, (3, 3), use_bias=False), batch_norm(momentum),
         )  # fmt: skip
-        shortcut = sequential(conv(width, (1, 1), strides, use_bias=False), batch_norm(momentum)) if strides > 1 else None
+        shortcut = (
+            sequential(conv(width, (1, 1), strides, use_bias=False), batch_norm(momentum)) if strides > 1 else None
+        )
         return sequential(residual(body, shortcut), relu())
 
     layers: list[Layer] = [conv(widths[0], (3, 3), use_bias=False), batch_norm(momentum), relu()]

@@ -34,7 +34,9 @@ class Cell(NamedTuple):
 class _Gates:
     """The linear maps of a cell, by name: those in `inputs` of x, those in `hidden` of h."""
 
-    def __init__(self, features, inputs, hidden, biased, dtype, param_dtype, kernel_init, recurrent_kernel_init, bias_init):
+    def __init__(
+        self, features, inputs, hidden, biased, dtype, param_dtype, kernel_init, recurrent_kernel_init, bias_init
+    ):
         def layer(name, init):
             return dense(features, name in biased, dtype, param_dtype, init, bias_init)
 

@@ -23,7 +23,9 @@ def learning_curve(
     above.plot(list(train), list(train.values()), color=BLUE, linewidth=1.2)
     above.set(ylabel="training loss", yscale="log", title=title)
     for (name, scores), color in zip(test.items(), (ORANGE, GREEN, BLUE, GREY), strict=False):
-        below.plot(list(scores), list(scores.values()), marker="o", markersize=3, color=color, label=name.replace("_", " "))
+        below.plot(
+            list(scores), list(scores.values()), marker="o", markersize=3, color=color, label=name.replace("_", " ")
+        )
     below.set(xlabel="step", ylabel="test")
     below.legend(loc="lower right", frameon=False)
     for axes in above, below:
@@ -40,7 +42,9 @@ def gradient_flow(path: Path, norms: Mapping[int, Mapping[str, float]], title: s
     axes = figure.subplots()
     positive = image[image > 0]
     norm = colors.LogNorm(positive.min(), positive.max()) if positive.size else None
-    drawn = axes.imshow(np.where(image > 0, image, np.nan), aspect="auto", norm=norm, cmap="cividis", interpolation="nearest")
+    drawn = axes.imshow(
+        np.where(image > 0, image, np.nan), aspect="auto", norm=norm, cmap="cividis", interpolation="nearest"
+    )
     ticks = np.unique(np.linspace(0, len(steps) - 1, 7).astype(int))
     axes.set_xticks(ticks, [str(steps[i]) for i in ticks])
     axes.set_yticks(range(len(names)), names, fontsize=7)
@@ -50,7 +54,12 @@ def gradient_flow(path: Path, norms: Mapping[int, Mapping[str, float]], title: s
 
 
 def image_page(
-    path: Path, images: np.ndarray, truth: Sequence[str], predicted: Sequence[str], confidence: Sequence[float], title: str
+    path: Path,
+    images: np.ndarray,
+    truth: Sequence[str],
+    predicted: Sequence[str],
+    confidence: Sequence[float],
+    title: str,
 ) -> None:
     """Test images with what was said of them; what is wrong is orange and names the truth."""
     columns = 8
@@ -78,7 +87,9 @@ def confusion_matrix(path: Path, truth: np.ndarray, predicted: np.ndarray, names
     axes.imshow(share, cmap="Blues", vmin=0, vmax=100)
     for (i, j), percent in np.ndenumerate(share):
         if percent >= 0.05:
-            axes.text(j, i, f"{percent:.1f}", ha="center", va="center", fontsize=8, color="white" if percent > 55 else "black")
+            axes.text(
+                j, i, f"{percent:.1f}", ha="center", va="center", fontsize=8, color="white" if percent > 55 else "black"
+            )
     axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
     axes.set_yticks(range(len(names)), names)
     axes.set(xlabel="said", ylabel="is", title=title)

@@ -9,7 +9,7 @@ import functools
 import jax
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
-from jax.extend.core.primitives import closed_call_p, custom_jvp_call_p, custom_vjp_call_p, jit_p, remat_p
+from jax.extend.core import primitives as p
 
 from fbp import _compat
 from fbp.core import Rule, Stopped, value, zeros
@@ -78,7 +78,9 @@ def _custom_jvp_forward(site, *xs, jvp, symbolic_zeros):
 
     def tangent_map(*tangents):
         if symbolic_zeros:
-            tangents = [t if needed else SymbolicZero(jax.typeof(t)) for t, needed in zip(tangents, site.needs, strict=True)]
+            tangents = [
+                t if needed else SymbolicZero(jax.typeof(t)) for t, needed in zip(tangents, site.needs, strict=True)
+            ]
         outputs = jvp.call_wrapped(*xs, *tangents)
         return [zeros(y.aval) if isinstance(y, SymbolicZero) else y for y in outputs]
 
@@ -110,10 +112,10 @@ def _custom_vjp_backward(site, residuals, *y_bars, bwd, symbolic_zeros, **_):
 
 
 RULES = {
-    jit_p: Rule(_jit_forward, _jit_backward),
-    closed_call_p: Rule(_call_forward, _call_backward),
-    remat_p: Rule(_remat_forward, _remat_backward),
+    p.jit_p: Rule(_jit_forward, _jit_backward),
+    p.closed_call_p: Rule(_call_forward, _call_backward),
+    p.remat_p: Rule(_remat_forward, _remat_backward),
     _compat.optimization_barrier_p: Rule(_barrier_forward, _barrier_backward),
-    custom_jvp_call_p: Rule(_custom_jvp_forward, _custom_jvp_backward),
-    custom_vjp_call_p: Rule(_custom_vjp_forward, _custom_vjp_backward),
+    p.custom_jvp_call_p: Rule(_custom_jvp_forward, _custom_jvp_backward),
+    p.custom_vjp_call_p: Rule(_custom_vjp_forward, _custom_vjp_backward),
 }

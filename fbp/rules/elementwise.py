@@ -5,13 +5,7 @@ Where f' can be written with y it is: y is the next operation's input, so keepin
 
 import jax.numpy as jnp
 from jax import lax
-from jax.extend.core.primitives import (
-    abs_p, acos_p, acosh_p, add_jaxvals_p, add_p, asin_p, asinh_p, atan2_p, atan_p, atanh_p, bitcast_convert_type_p,
-    cbrt_p, ceil_p, clamp_p, complex_p, conj_p, convert_element_type_p, copy_p, cos_p, cosh_p, div_p, exp2_p, exp_p,
-    expm1_p, floor_p, imag_p, integer_pow_p, log1p_p, log_p, logistic_p, max_p, min_p, mul_p, name_p, neg_p, pow_p,
-    real_p, reduce_precision_p, rem_p, round_p, rsqrt_p, select_n_p, sharding_constraint_p, sign_p, sin_p, sinh_p,
-    sqrt_p, square_p, stop_gradient_p, sub_p, tan_p, tanh_p,
-)  # fmt: skip
+from jax.extend.core import primitives as p
 
 from fbp import _compat
 from fbp.core import Rule, Stopped, table
@@ -65,7 +59,7 @@ def integer_power_bar(g, x, *, y):
 def convert_bar(g, *, site, sharding):
     """Back to the type of x, weak if that is; from complex to real by taking the real part."""
     (aval,) = site.avals
-    return convert_element_type_p.bind(g, new_dtype=aval.dtype, weak_type=aval.weak_type, sharding=sharding)
+    return p.convert_element_type_p.bind(g, new_dtype=aval.dtype, weak_type=aval.weak_type, sharding=sharding)
 
 
 def clamp_bars(g, low, x, high):
@@ -96,74 +90,74 @@ def _select_backward(site, which, g, **_):
 
 RULES = {
     # Arithmetic
-    neg_p: table(lambda g: -g),
-    add_p: table(lambda g: g,
-                 lambda g: g),
-    add_jaxvals_p: table(lambda g: g,
-                         lambda g: g),
-    sub_p: table(lambda g: g,
-                 lambda g: -g),
-    mul_p: table(lambda g, b: g * b,
-                 lambda g, a: g * a),
-    div_p: table(lambda g, b: g / b,
-                 lambda g, a, b: (-g * a) * lax.integer_pow(b, -2)),
-    rem_p: table(lambda g: g,
-                 lambda g, a, b: -g * (lax.sign(a / b) * lax.floor(lax.abs(a / b)))),
-    abs_p: table(abs_bar),
+    p.neg_p: table(lambda g: -g),
+    p.add_p: table(lambda g: g,
+                   lambda g: g),
+    p.add_jaxvals_p: table(lambda g: g,
+                           lambda g: g),
+    p.sub_p: table(lambda g: g,
+                   lambda g: -g),
+    p.mul_p: table(lambda g, b: g * b,
+                   lambda g, a: g * a),
+    p.div_p: table(lambda g, b: g / b,
+                   lambda g, a, b: (-g * a) * lax.integer_pow(b, -2)),
+    p.rem_p: table(lambda g: g,
+                   lambda g, a, b: -g * (lax.sign(a / b) * lax.floor(lax.abs(a / b)))),
+    p.abs_p: table(abs_bar),
     # Powers and roots
-    square_p: table(lambda g, x: g * (2 * x)),
-    integer_pow_p: table(integer_power_bar),
-    pow_p: table(power_base_bar,
-                 lambda g, a, y: g * (lax.log(nonzero(a)) * y)),
-    sqrt_p: table(lambda g, y: g * (0.5 / y)),
-    rsqrt_p: table(lambda g, x, y: g * (-0.5 * (y / x))),
-    cbrt_p: table(lambda g, y: g * (lax.integer_pow(y, -2) / 3)),
+    p.square_p: table(lambda g, x: g * (2 * x)),
+    p.integer_pow_p: table(integer_power_bar),
+    p.pow_p: table(power_base_bar,
+                   lambda g, a, y: g * (lax.log(nonzero(a)) * y)),
+    p.sqrt_p: table(lambda g, y: g * (0.5 / y)),
+    p.rsqrt_p: table(lambda g, x, y: g * (-0.5 * (y / x))),
+    p.cbrt_p: table(lambda g, y: g * (lax.integer_pow(y, -2) / 3)),
     # Exponentials and logarithms
-    exp_p: table(lambda g, y: g * y),
-    exp2_p: table(lambda g, y: lax.log(lax.full_like(y, 2)) * (g * y)),
-    expm1_p: table(lambda g, y: g * (y + 1)),
-    log_p: table(lambda g, x: g / x),
-    log1p_p: table(lambda g, x: g / (1 + x)),
-    logistic_p: table(lambda g, y: g * (y * (1 - y))),
+    p.exp_p: table(lambda g, y: g * y),
+    p.exp2_p: table(lambda g, y: lax.log(lax.full_like(y, 2)) * (g * y)),
+    p.expm1_p: table(lambda g, y: g * (y + 1)),
+    p.log_p: table(lambda g, x: g / x),
+    p.log1p_p: table(lambda g, x: g / (1 + x)),
+    p.logistic_p: table(lambda g, y: g * (y * (1 - y))),
     # Trigonometric and hyperbolic functions. Factored, (1 - y) (1 + y) is exact near ±1, where 1 - y² cancels.
-    sin_p: table(lambda g, x: g * lax.cos(x)),
-    cos_p: table(lambda g, x: -(g * lax.sin(x))),
-    tan_p: table(lambda g, y: g * (1 + y * y)),
-    asin_p: table(lambda g, x: g * lax.rsqrt((1 - x) * (1 + x))),
-    acos_p: table(lambda g, x: -g * lax.rsqrt((1 - x) * (1 + x))),
-    atan_p: table(lambda g, x: g / (1 + x * x)),
-    atan2_p: table(lambda g, a, b: g * (b / (a * a + b * b)),
-                   lambda g, a, b: g * (-a / (a * a + b * b))),
-    sinh_p: table(lambda g, x: g * lax.cosh(x)),
-    cosh_p: table(lambda g, x: g * lax.sinh(x)),
-    tanh_p: table(lambda g, y: g * ((1 - y) * (1 + y))),
-    asinh_p: table(lambda g, x: g * lax.rsqrt(x * x + 1)),
-    acosh_p: table(lambda g, x: g * lax.rsqrt((x - 1) * (x + 1))),
-    atanh_p: table(lambda g, x: g / (1 - x) / (1 + x)),
+    p.sin_p: table(lambda g, x: g * lax.cos(x)),
+    p.cos_p: table(lambda g, x: -(g * lax.sin(x))),
+    p.tan_p: table(lambda g, y: g * (1 + y * y)),
+    p.asin_p: table(lambda g, x: g * lax.rsqrt((1 - x) * (1 + x))),
+    p.acos_p: table(lambda g, x: -g * lax.rsqrt((1 - x) * (1 + x))),
+    p.atan_p: table(lambda g, x: g / (1 + x * x)),
+    p.atan2_p: table(lambda g, a, b: g * (b / (a * a + b * b)),
+                     lambda g, a, b: g * (-a / (a * a + b * b))),
+    p.sinh_p: table(lambda g, x: g * lax.cosh(x)),
+    p.cosh_p: table(lambda g, x: g * lax.sinh(x)),
+    p.tanh_p: table(lambda g, y: g * ((1 - y) * (1 + y))),
+    p.asinh_p: table(lambda g, x: g * lax.rsqrt(x * x + 1)),
+    p.acosh_p: table(lambda g, x: g * lax.rsqrt((x - 1) * (x + 1))),
+    p.atanh_p: table(lambda g, x: g / (1 - x) / (1 + x)),
     # Choices
-    max_p: table(lambda g, a, b, y: g * share(a, y, b),
-                 lambda g, a, b, y: g * share(b, y, a)),
-    min_p: table(lambda g, a, b, y: g * share(a, y, b),
-                 lambda g, a, b, y: g * share(b, y, a)),
-    clamp_p: table(lambda g, a, b, c: clamp_bars(g, a, b, c)[0],
-                   lambda g, a, b, c: clamp_bars(g, a, b, c)[1],
-                   lambda g, a, b, c: clamp_bars(g, a, b, c)[2]),
-    select_n_p: Rule(_select_forward, _select_backward),
+    p.max_p: table(lambda g, a, b, y: g * share(a, y, b),
+                   lambda g, a, b, y: g * share(b, y, a)),
+    p.min_p: table(lambda g, a, b, y: g * share(a, y, b),
+                   lambda g, a, b, y: g * share(b, y, a)),
+    p.clamp_p: table(lambda g, a, b, c: clamp_bars(g, a, b, c)[0],
+                     lambda g, a, b, c: clamp_bars(g, a, b, c)[1],
+                     lambda g, a, b, c: clamp_bars(g, a, b, c)[2]),
+    p.select_n_p: Rule(_select_forward, _select_backward),
     # Complex numbers. A cotangent is transposed, never conjugated, so that z ↦ z² has z_bar = 2 z g.
-    complex_p: table(lambda g: lax.real(g),
-                     lambda g: -lax.imag(g)),
-    real_p: table(lambda g: as_complex(g)),
-    imag_p: table(lambda g: lax.complex(lax.full_like(g, 0), -g)),
-    conj_p: table(lambda g, *, site: lax.conj(g) if is_complex(site.avals[0]) else lax.real(g)),
+    p.complex_p: table(lambda g: lax.real(g),
+                       lambda g: -lax.imag(g)),
+    p.real_p: table(lambda g: as_complex(g)),
+    p.imag_p: table(lambda g: lax.complex(lax.full_like(g, 0), -g)),
+    p.conj_p: table(lambda g, *, site: lax.conj(g) if is_complex(site.avals[0]) else lax.real(g)),
     # Types and places
-    convert_element_type_p: table(convert_bar),
-    reduce_precision_p: table(lambda g, *, exponent_bits, mantissa_bits:
-                              lax.reduce_precision(g, exponent_bits, mantissa_bits)),
-    copy_p: identity,
-    name_p: identity,
-    sharding_constraint_p: table(lambda g, *, sharding: lax.with_sharding_constraint(g, sharding)),
+    p.convert_element_type_p: table(convert_bar),
+    p.reduce_precision_p: table(lambda g, *, exponent_bits, mantissa_bits:
+                                lax.reduce_precision(g, exponent_bits, mantissa_bits)),
+    p.copy_p: identity,
+    p.name_p: identity,
+    p.sharding_constraint_p: table(lambda g, *, sharding: lax.with_sharding_constraint(g, sharding)),
     # Without a derivative
-    **dict.fromkeys([stop_gradient_p, sign_p, floor_p, ceil_p, round_p, bitcast_convert_type_p], stopped),
+    **dict.fromkeys([p.stop_gradient_p, p.sign_p, p.floor_p, p.ceil_p, p.round_p, p.bitcast_convert_type_p], stopped),
     # Since jax 0.12
     **_compat.where_known({
         "log2_p": table(lambda g, x: g / (x * lax.log(lax.full_like(x, 2)))),

@@ -2,10 +2,7 @@
 
 import jax.numpy as jnp
 from jax import lax
-from jax.extend.core.primitives import (
-    dynamic_slice_p, dynamic_update_slice_p, gather_p, scatter_add_p, scatter_max_p, scatter_min_p, scatter_mul_p,
-    scatter_p,
-)  # fmt: skip
+from jax.extend.core import primitives as p
 
 from fbp.core import Rule, zeros
 from fbp.rules.common import where
@@ -40,18 +37,18 @@ def as_scatter(numbers: lax.GatherDimensionNumbers) -> lax.ScatterDimensionNumbe
         update_window_dims=numbers.offset_dims,
         inserted_window_dims=numbers.collapsed_slice_dims,
         scatter_dims_to_operand_dims=numbers.start_index_map,
-        operand_batching_dims=numbers.operand_batching_dims,
+        operand_batching_dims=tuple(numbers.operand_batching_dims),
         scatter_indices_batching_dims=numbers.start_indices_batching_dims,
     )
 
 
 def as_gather(numbers: lax.ScatterDimensionNumbers) -> lax.GatherDimensionNumbers:
     return lax.GatherDimensionNumbers(
-        offset_dims=numbers.update_window_dims,
-        collapsed_slice_dims=numbers.inserted_window_dims,
-        start_index_map=numbers.scatter_dims_to_operand_dims,
-        operand_batching_dims=numbers.operand_batching_dims,
-        start_indices_batching_dims=numbers.scatter_indices_batching_dims,
+        offset_dims=tuple(numbers.update_window_dims),
+        collapsed_slice_dims=tuple(numbers.inserted_window_dims),
+        start_index_map=tuple(numbers.scatter_dims_to_operand_dims),
+        operand_batching_dims=tuple(numbers.operand_batching_dims),
+        start_indices_batching_dims=tuple(numbers.scatter_indices_batching_dims),
     )
 
 
@@ -147,12 +144,12 @@ def _scatter_choose_backward(site, residuals, g, **params):
 
 
 RULES = {
-    dynamic_slice_p: Rule(_dynamic_slice_forward, _dynamic_slice_backward),
-    dynamic_update_slice_p: Rule(_dynamic_update_slice_forward, _dynamic_update_slice_backward),
-    gather_p: Rule(_gather_forward, _gather_backward),
-    scatter_add_p: Rule(_scatter_add_forward, _scatter_add_backward),
-    scatter_p: Rule(_scatter_forward, _scatter_backward),
-    scatter_mul_p: Rule(_scatter_mul_forward, _scatter_mul_backward),
-    scatter_max_p: Rule(_scatter_choose_forward, _scatter_choose_backward),
-    scatter_min_p: Rule(_scatter_choose_forward, _scatter_choose_backward),
+    p.dynamic_slice_p: Rule(_dynamic_slice_forward, _dynamic_slice_backward),
+    p.dynamic_update_slice_p: Rule(_dynamic_update_slice_forward, _dynamic_update_slice_backward),
+    p.gather_p: Rule(_gather_forward, _gather_backward),
+    p.scatter_add_p: Rule(_scatter_add_forward, _scatter_add_backward),
+    p.scatter_p: Rule(_scatter_forward, _scatter_backward),
+    p.scatter_mul_p: Rule(_scatter_mul_forward, _scatter_mul_backward),
+    p.scatter_max_p: Rule(_scatter_choose_forward, _scatter_choose_backward),
+    p.scatter_min_p: Rule(_scatter_choose_forward, _scatter_choose_backward),
 }

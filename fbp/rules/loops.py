@@ -16,7 +16,7 @@ from typing import Any
 import jax
 from jax import lax
 from jax.extend.core import Literal
-from jax.extend.core.primitives import cond_p, scan_p, while_p
+from jax.extend.core import primitives as p
 
 from fbp import _compat
 from fbp.core import Rule, Stopped, value, zeros
@@ -36,7 +36,7 @@ def carry_fixpoint(vjp, body, needs, avals, n_consts, n_carry):
     """Needs of the body's inputs once every carry into which a step brings a cotangent wants one, and, for each output
     of the body, whether one flows back from it."""
     while True:
-        ys = jax.eval_shape(lambda *xs: vjp(body, needs, *xs)[0], *avals)
+        ys = jax.eval_shape(lambda *xs, needs=needs: vjp(body, needs, *xs)[0], *avals)
         flows = [not isinstance(y, Stopped) for y in ys]
         consts, carry, xs = split(needs, n_consts, n_carry)
         grown = (*consts, *(a or b for a, b in zip(carry, flows, strict=False)), *xs)
@@ -162,9 +162,7 @@ def _reverse_scan(scanned, y_bars):
 
     bars = fill([None] * n_consts, const_needs, const_avals), fill(carry_bars, carry_needs, carry_avals)
     slices = scanned.saved, scanned.stacked, y_bars
-    (const_bars, carry_bars), x_bars = lax.scan(
-        step, bars, slices, length=length, reverse=not reverse, unroll=unroll
-    )
+    (const_bars, carry_bars), x_bars = lax.scan(step, bars, slices, length=length, reverse=not reverse, unroll=unroll)
     return [*const_bars, *carry_bars, *x_bars]
 
 
@@ -246,7 +244,9 @@ def _cond(vjp, branches, needs):
         read = {i for carved in carvings for i in carved.sources if i is not None}
         known = {i: x for i, x in enumerate(xs) if i in read}
         how = tuple((c.tree, c.sources, tuple(p)) for c, p in zip(carvings, places, strict=True))
-        return [y if flow else Stopped(y) for y, flow in zip(ys, flows, strict=True)], Branched(index, saved, known, how)
+        return [y if flow else Stopped(y) for y, flow in zip(ys, flows, strict=True)], Branched(
+            index, saved, known, how
+        )
 
     return jax.jit(cond)
 
@@ -284,7 +284,9 @@ def _reverse_cond(branched, y_bars):
     avals = [next((s for s in column if s is not None), None) for column in zip(*shapes, strict=True)]
 
     def written_out(fun):
-        return lambda *args: [zeros(a) if x is None and a is not None else x for x, a in zip(fun(*args), avals, strict=True)]
+        return lambda *args: [
+            zeros(a) if x is None and a is not None else x for x, a in zip(fun(*args), avals, strict=True)
+        ]
 
     return lax.switch(branched.index, [written_out(fun) for fun in funs], *args)
 
@@ -294,7 +296,7 @@ def _cond_backward(site, branched, *y_bars, **_):
 
 
 RULES = {
-    scan_p: Rule(_scan_forward, _scan_backward),
-    while_p: Rule(_while_forward, _while_backward),
-    cond_p: Rule(_cond_forward, _cond_backward),
+    p.scan_p: Rule(_scan_forward, _scan_backward),
+    p.while_p: Rule(_while_forward, _while_backward),
+    p.cond_p: Rule(_cond_forward, _cond_backward),
 }

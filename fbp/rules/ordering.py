@@ -2,10 +2,9 @@
 
 import jax.numpy as jnp
 from jax import lax
-from jax.extend.core.primitives import sort_p, top_k_p
+from jax.extend.core import primitives as p
 
 from fbp.core import Rule, zeros
-from fbp.rules.shapes import written_out
 
 
 def _sort_forward(site, *xs, dimension, is_stable, num_keys):
@@ -35,6 +34,6 @@ def _top_k_backward(site, indices, y_bar, _, *, axis, **__):
 
 
 RULES = {
-    sort_p: Rule(_sort_forward, _sort_backward),
-    top_k_p: Rule(_top_k_forward, _top_k_backward),
+    p.sort_p: Rule(_sort_forward, _sort_backward),
+    p.top_k_p: Rule(_top_k_forward, _top_k_backward),
 }

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from jax import lax
-from jax.extend.core.primitives import conv_general_dilated_p, dot_general_p
+from jax.extend.core import primitives as p
 
 from fbp.core import table
 
@@ -25,11 +25,11 @@ def dot_bars(g, other, aval, dimension_numbers, swapped, options):
     free = [i for i in range(aval.ndim) if i not in contracted and i not in batch]
     free_other = [i for i in range(other.ndim) if i not in contracted_other and i not in batch_other]
     first = n_batch + (0 if swapped else len(free))  # where in g the other's free axes are
-    over = tuple(range(first, first + len(free_other))), tuple(free_other)
-    side_by_side = tuple(range(n_batch)), tuple(batch_other)
+    over = list(range(first, first + len(free_other))), free_other
+    side_by_side = list(range(n_batch)), list(batch_other)
     contracted_in_order = [contracted[i] for i in np.argsort(contracted_other, kind="stable")]
     if swapped:
-        product = lax.dot_general(other, g, (over[::-1], side_by_side[::-1]), **options)
+        product = lax.dot_general(other, g, ((over[1], over[0]), (side_by_side[1], side_by_side[0])), **options)
         axes = [*batch, *contracted_in_order, *free]
     else:
         product = lax.dot_general(g, other, (over, side_by_side), **options)
@@ -151,6 +151,6 @@ def conv_kernel_bar(
 
 
 RULES = {
-    dot_general_p: table(dot_left_bar, dot_right_bar),
-    conv_general_dilated_p: table(conv_input_bar, conv_kernel_bar),
+    p.dot_general_p: table(dot_left_bar, dot_right_bar),
+    p.conv_general_dilated_p: table(conv_input_bar, conv_kernel_bar),
 }

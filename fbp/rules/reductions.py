@@ -2,9 +2,7 @@
 
 import jax.numpy as jnp
 from jax import lax
-from jax.extend.core.primitives import (
-    cumlogsumexp_p, cummax_p, cummin_p, cumprod_p, cumsum_p, reduce_max_p, reduce_min_p, reduce_prod_p, reduce_sum_p,
-)  # fmt: skip
+from jax.extend.core import primitives as p
 
 from fbp.core import Rule, table
 
@@ -51,14 +49,14 @@ def scanned(combine):
 
 
 RULES = {
-    reduce_sum_p: table(lambda g, *, site, axes: spread(g, site.avals[0].shape, axes)),
-    reduce_max_p: table(chosen_bar),
-    reduce_min_p: table(chosen_bar),
-    reduce_prod_p: table(product_bar),
+    p.reduce_sum_p: table(lambda g, *, site, axes: spread(g, site.avals[0].shape, axes)),
+    p.reduce_max_p: table(chosen_bar),
+    p.reduce_min_p: table(chosen_bar),
+    p.reduce_prod_p: table(product_bar),
     # y_i = x_1 + ... + x_i  =>  x_bar_i = g_i + ... + g_n
-    cumsum_p: table(lambda g, *, axis, reverse: lax.cumsum(g, axis, reverse=not reverse)),
-    cumprod_p: scanned(lax.mul),
-    cummax_p: scanned(lax.max),
-    cummin_p: scanned(lax.min),
-    cumlogsumexp_p: scanned(jnp.logaddexp),
+    p.cumsum_p: table(lambda g, *, axis, reverse: lax.cumsum(g, axis, reverse=not reverse)),
+    p.cumprod_p: scanned(lax.mul),
+    p.cummax_p: scanned(lax.max),
+    p.cummin_p: scanned(lax.min),
+    p.cumlogsumexp_p: scanned(jnp.logaddexp),
 }  # fmt: skip

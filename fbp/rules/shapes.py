@@ -3,9 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.extend.core.primitives import (
-    broadcast_in_dim_p, concatenate_p, pad_p, reshape_p, rev_p, slice_p, squeeze_p, transpose_p,
-)  # fmt: skip
+from jax.extend.core import primitives as p
 
 from fbp.core import Rule, table, zeros
 
@@ -30,8 +28,13 @@ def slice_bar(g, *, site, start_indices, limit_indices, strides):
     """Zeros around the cotangent, and between its elements where there were strides."""
     shape = site.avals[0].shape
     strides = strides or (1,) * len(shape)
-    ends = [start + stride * (n - 1) + 1 if n else start for start, stride, n in zip(start_indices, strides, g.shape, strict=True)]
-    config = [(start, n - end, stride - 1) for start, end, stride, n in zip(start_indices, ends, strides, shape, strict=True)]
+    ends = [
+        start + stride * (n - 1) + 1 if n else start
+        for start, stride, n in zip(start_indices, strides, g.shape, strict=True)
+    ]
+    config = [
+        (start, n - end, stride - 1) for start, end, stride, n in zip(start_indices, ends, strides, shape, strict=True)
+    ]
     return lax.pad(g, lax.full((), 0, g.dtype), config)
 
 
@@ -98,14 +101,14 @@ def tile_bar(g, *, site, reps):
 
 
 RULES = {
-    reshape_p: table(reshape_bar),
-    squeeze_p: table(lambda g, *, site: g.reshape(site.avals[0].shape)),
-    transpose_p: table(lambda g, *, permutation: lax.transpose(g, np.argsort(permutation))),
-    rev_p: table(lambda g, *, dimensions: lax.rev(g, dimensions)),
-    broadcast_in_dim_p: table(broadcast_bar),
-    slice_p: table(slice_bar),
-    pad_p: Rule(_pad_forward, _pad_backward),
-    concatenate_p: Rule(_concatenate_forward, _concatenate_backward),
+    p.reshape_p: table(reshape_bar),
+    p.squeeze_p: table(lambda g, *, site: g.reshape(site.avals[0].shape)),
+    p.transpose_p: table(lambda g, *, permutation: lax.transpose(g, np.argsort(permutation))),
+    p.rev_p: table(lambda g, *, dimensions: lax.rev(g, dimensions)),
+    p.broadcast_in_dim_p: table(broadcast_bar),
+    p.slice_p: table(slice_bar),
+    p.pad_p: Rule(_pad_forward, _pad_backward),
+    p.concatenate_p: Rule(_concatenate_forward, _concatenate_backward),
     lax.split_p: Rule(_split_forward, _split_backward),
     lax.stack_p: Rule(_stack_forward, _stack_backward),
     lax.unstack_p: Rule(_split_forward, _unstack_backward),

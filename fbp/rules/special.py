@@ -4,10 +4,7 @@ import math
 
 import jax.numpy as jnp
 from jax import lax
-from jax.extend.core.primitives import (
-    bessel_i0e_p, bessel_i1e_p, digamma_p, erf_inv_p, erf_p, erfc_p, igamma_p, igammac_p, lgamma_p, polygamma_p,
-    regularized_incomplete_beta_p,
-)  # fmt: skip
+from jax.extend.core import primitives as p
 
 from fbp.core import table
 from fbp.rules.common import where
@@ -33,19 +30,19 @@ def i1e_bar(g, x, y):
 
 
 RULES = {
-    erf_p: table(lambda g, x: (2 / math.sqrt(math.pi)) * (g * lax.exp(-(x * x)))),
-    erfc_p: table(lambda g, x: (-2 / math.sqrt(math.pi)) * (g * lax.exp(-(x * x)))),
-    erf_inv_p: table(lambda g, y: (math.sqrt(math.pi) / 2) * (g * lax.exp(y * y))),
-    lgamma_p: table(lambda g, x: g * lax.digamma(x)),
-    digamma_p: table(lambda g, x: g * lax.polygamma(lax.full_like(x, 1), x)),
-    polygamma_p: table(None,
-                       lambda g, a, b: g * lax.polygamma(a + 1, b)),
-    igamma_p: table(lambda g, a, b: g * lax.igamma_grad_a(a, b),
-                    lambda g, a, b: g * igamma_slope(a, b)),
-    igammac_p: table(lambda g, a, b: -g * lax.igamma_grad_a(a, b),
-                     lambda g, a, b: -g * igamma_slope(a, b)),
-    regularized_incomplete_beta_p: table(None, None,
-                                         lambda g, a, b, c: g * beta_slope(a, b, c)),
-    bessel_i0e_p: table(lambda g, x, y: g * (lax.bessel_i1e(x) - lax.sign(x) * y)),
-    bessel_i1e_p: table(i1e_bar),
+    p.erf_p: table(lambda g, x: (2 / math.sqrt(math.pi)) * (g * lax.exp(-(x * x)))),
+    p.erfc_p: table(lambda g, x: (-2 / math.sqrt(math.pi)) * (g * lax.exp(-(x * x)))),
+    p.erf_inv_p: table(lambda g, y: (math.sqrt(math.pi) / 2) * (g * lax.exp(y * y))),
+    p.lgamma_p: table(lambda g, x: g * lax.digamma(x)),
+    p.digamma_p: table(lambda g, x: g * lax.polygamma(lax.full_like(x, 1), x)),
+    p.polygamma_p: table(None,
+                         lambda g, a, b: g * lax.polygamma(a + 1, b)),
+    p.igamma_p: table(lambda g, a, b: g * lax.igamma_grad_a(a, b),
+                      lambda g, a, b: g * igamma_slope(a, b)),
+    p.igammac_p: table(lambda g, a, b: -g * lax.igamma_grad_a(a, b),
+                       lambda g, a, b: -g * igamma_slope(a, b)),
+    p.regularized_incomplete_beta_p: table(None, None,
+                                           lambda g, a, b, c: g * beta_slope(a, b, c)),
+    p.bessel_i0e_p: table(lambda g, x, y: g * (lax.bessel_i1e(x) - lax.sign(x) * y)),
+    p.bessel_i1e_p: table(i1e_bar),
 }  # fmt: skip

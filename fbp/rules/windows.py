@@ -2,12 +2,11 @@
 
 import itertools
 import math
+from typing import Any
 
 import jax.numpy as jnp
 from jax import lax
-from jax.extend.core.primitives import (
-    reduce_window_max_p, reduce_window_min_p, reduce_window_sum_p, select_and_gather_add_p, select_and_scatter_add_p,
-)  # fmt: skip
+from jax.extend.core import primitives as p
 
 from fbp.core import Rule, table
 from fbp.rules.common import where
@@ -25,7 +24,7 @@ def window_sum_bar(g, *, site, window_dimensions, window_strides, padding, base_
     low = [k - lo - 1 for k, (lo, _) in zip(w_spread, padding, strict=True)]
     high = [n + k - 1 - m - lo for n, k, m, lo in zip(x_spread, w_spread, y_spread, low, strict=True)]
     config = [(lo, hi, stride - 1) for lo, hi, stride in zip(low, high, window_strides, strict=True)]
-    return reduce_window_sum_p.bind(
+    return p.reduce_window_sum_p.bind(
         lax.pad(g, lax.full((), 0, g.dtype), config),
         window_dimensions=window_dimensions,
         window_strides=base_dilation,
@@ -66,7 +65,9 @@ def chosen_in_window(keeps, init):
         padded = lax.pad(x, init(x.dtype), config)
         # Padding is never chosen, not even where an element equals it.
         inside = lax.pad(lax.full(x.shape, True), False, config) if any(c != (0, 0, 0) for c in config) else None
-        best = choice = found = None
+        best: Any = None  # the element chosen so far,
+        choice: Any = None  # its number,
+        found: Any = None  # and whether there was one, besides padding
         for k, (starts, ends) in enumerate(_taps(window_dimensions, window_dilation, window_strides, y.shape)):
             candidate = lax.slice(padded, starts, ends, window_strides)
             valid = None if inside is None else lax.slice(inside, starts, ends, window_strides)
@@ -80,17 +81,15 @@ def chosen_in_window(keeps, init):
             best, choice = where(keep, best, candidate), where(keep, choice, lax.full(y.shape, k, jnp.int8))
         return y, choice
 
-    def backward(
-        site, residual, g, *, window_dimensions, window_strides, padding, base_dilation, window_dilation
-    ):
+    def backward(site, residual, g, *, window_dimensions, window_strides, padding, base_dilation, window_dilation):
         (x,) = site.avals
         if math.prod(window_dimensions) > MAX_TAPS:
             assert base_dilation == window_dilation == (1,) * g.ndim, "dilated windows this large have no rule in JAX"
             return [
-                select_and_scatter_add_p.bind(
+                p.select_and_scatter_add_p.bind(
                     g,
                     residual,
-                    select_prim=lax.ge_p if site.primitive is reduce_window_max_p else lax.le_p,
+                    select_prim=lax.ge_p if site.primitive is p.reduce_window_max_p else lax.le_p,
                     window_dimensions=window_dimensions,
                     window_strides=window_strides,
                     padding=padding,
@@ -125,18 +124,18 @@ def _scatter_selected_forward(site, source, x, **params):
 
 def _scatter_selected_backward(site, x, g, **params):
     ones = (1,) * g.ndim
-    return [select_and_gather_add_p.bind(g, x, base_dilation=ones, window_dilation=ones, **params), None]
+    return [p.select_and_gather_add_p.bind(g, x, base_dilation=ones, window_dilation=ones, **params), None]
 
 
 def _gather_selected_backward(site, x, g, *, base_dilation, window_dilation, **params):
     assert base_dilation == window_dilation == (1,) * g.ndim
-    return [select_and_scatter_add_p.bind(g, x, **params), None]
+    return [p.select_and_scatter_add_p.bind(g, x, **params), None]
 
 
 RULES = {
-    reduce_window_sum_p: table(window_sum_bar),
-    reduce_window_max_p: chosen_in_window(lax.ge, _lowest),
-    reduce_window_min_p: chosen_in_window(lax.le, _highest),
-    select_and_scatter_add_p: Rule(_scatter_selected_forward, _scatter_selected_backward),
-    select_and_gather_add_p: Rule(_scatter_selected_forward, _gather_selected_backward),
+    p.reduce_window_sum_p: table(window_sum_bar),
+    p.reduce_window_max_p: chosen_in_window(lax.ge, _lowest),
+    p.reduce_window_min_p: chosen_in_window(lax.le, _highest),
+    p.select_and_scatter_add_p: Rule(_scatter_selected_forward, _scatter_selected_backward),
+    p.select_and_gather_add_p: Rule(_scatter_selected_forward, _gather_selected_backward),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -41,10 +42,16 @@ class Checkpoints:
         """
         step = self.latest()
         if step is None:
-            raise FileNotFoundError(f"there is no checkpoint in {self.folder}. Was the run stopped before the first one?")
+            raise FileNotFoundError(
+                f"there is no checkpoint in {self.folder}. Was the run stopped before the first one?"
+            )
         saved = _types(self._manager.item_metadata(step))
         wanted = _types(_plain(like))
-        if different := [_difference(k, saved.get(k), wanted.get(k)) for k in sorted({*saved, *wanted}) if saved.get(k) != wanted.get(k)]:
+        if different := [
+            _difference(k, saved.get(k), wanted.get(k))
+            for k in sorted({*saved, *wanted})
+            if saved.get(k) != wanted.get(k)
+        ]:
             shown = "; ".join(different[:5]) + (f"; and {len(different) - 5} more" if len(different) > 5 else "")
             raise CheckpointMismatch(
                 f"the checkpoint of step {step} in {self.folder} is of another model or optimizer: {shown}. Resume with "
@@ -67,7 +74,7 @@ def _plain(state: TrainState) -> dict[str, Any]:
     return plain | {"rng": jax.random.key_data(state.rng)}
 
 
-def _unkeyed(like: TrainState, plain: dict[str, Any]) -> list[Any]:
+def _unkeyed(like: TrainState, plain: Mapping[str, Any]) -> list[Any]:
     leaves = jax.tree_util.tree_flatten_with_path(like._replace(rng=None))[0]
     return [plain[jax.tree_util.keystr(path, simple=True, separator="/")] for path, _ in leaves] + [0]
 

@@ -38,7 +38,13 @@ def fit(
     """
     log = _Log(pathlib.Path(metrics_file), int(state.step))
     stream = batches.from_step(int(state.step))
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[shown]}")
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[shown]}"),
+    )
     with log, Progress(*columns) as progress:
         task = progress.add_task("training", total=steps, completed=int(state.step), shown="")
         try:
@@ -71,7 +77,9 @@ def fit(
     return state
 
 
-def evaluate(predict: Callable[[Any, Any], jax.Array], state: TrainState, xs: np.ndarray, batch_size: int = 500) -> np.ndarray:
+def evaluate(
+    predict: Callable[[Any, Any], jax.Array], state: TrainState, xs: np.ndarray, batch_size: int = 500
+) -> np.ndarray:
     """`predict(state, x)` over all of `xs`, batch by batch, as one array. The last batch is filled up and cut."""
     outputs = []
     for start in range(0, len(xs), batch_size):

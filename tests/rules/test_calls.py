@@ -40,7 +40,9 @@ def test_remat_keeps_its_inputs_only():
     (kept,) = jax.tree.leaves(fbp.vjp(lambda x: jax.checkpoint(fun)(x, x), X)[1])
     assert kept is X
     assert_same_gradients(lambda x, y: jnp.sum(jax.checkpoint(fun)(x, y)), X, X)
-    barriers = str(jax.make_jaxpr(fbp.grad(lambda x: jnp.sum(jax.checkpoint(fun)(x, x))))(X)).count("optimization_barrier")
+    barriers = str(jax.make_jaxpr(fbp.grad(lambda x: jnp.sum(jax.checkpoint(fun)(x, x))))(X)).count(
+        "optimization_barrier"
+    )
     assert barriers == 1
 
 
@@ -137,6 +139,8 @@ def test_errors_of_a_custom_rule_are_jax_errors():
 
 
 def test_as_custom_vjp_hands_the_rules_to_jax():
-    double = fbp.as_custom_vjp(lambda x, n: jnp.tanh(x) * n, rules=fbp.RULES | {jax.lax.tanh_p: fbp.table(lambda g: 2 * g)})
+    double = fbp.as_custom_vjp(
+        lambda x, n: jnp.tanh(x) * n, rules=fbp.RULES | {jax.lax.tanh_p: fbp.table(lambda g: 2 * g)}
+    )
     np.testing.assert_allclose(jax.grad(lambda x: jnp.sum(double(x, 3)))(X), 6.0)
     np.testing.assert_allclose(double(X, 3), jnp.tanh(X) * 3)

@@ -125,5 +125,8 @@ def test_while():
     with pytest.raises(ValueError):
         jax.grad(loop)(2.0)
     assert fbp.grad(lambda x: loop(lax.stop_gradient(x)) * x)(2.0) == 16.0
-    assert fbp.grad(lambda x: lax.while_loop(lambda c: c[0] < 3, lambda c: (c[0] + 1, c[1] * 2), (0, 1.0))[1] * x)(2.0) == 8
+    assert (
+        fbp.grad(lambda x: lax.while_loop(lambda c: c[0] < 3, lambda c: (c[0] + 1, c[1] * 2), (0, 1.0))[1] * x)(2.0)
+        == 8
+    )
     assert_same_gradients(lambda x: lax.fori_loop(0, 3, lambda i, x: x * x, x), 1.1)
