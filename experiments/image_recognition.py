@@ -72,6 +72,7 @@ def experiment(config: ImageRecognition, run: Run) -> None:
         return {"test_accuracy": np.mean(predicted == test_y)}
 
     state = train.init_state(layer, optimizer, jax.random.key(config.seed), train_x[:1])
+    names = report.parameter_names(state.params)
     checkpoints = train.Checkpoints(run.path("checkpoints"))
     if config.resume:
         state = checkpoints.restore(state) if checkpoints.latest() is not None else state
@@ -89,7 +90,7 @@ def experiment(config: ImageRecognition, run: Run) -> None:
     checkpoints.close()
 
     probabilities = train.evaluate(predict, state, test_x)
-    draw(run, images, test_x, test_y, probabilities)
+    draw(run, images, test_x, test_y, probabilities, names)
     predicted = np.argmax(probabilities, -1)
     metrics = {"test_accuracy": float(np.mean(predicted == test_y)), **agreement}
     if "cat" in images.classes:
@@ -133,13 +134,15 @@ def compare_with_jax(loss_fn, state, batch) -> dict[str, float]:
     return {"gradient_max_relative_difference": max(row.relative for row in rows)}
 
 
-def draw(run: Run, images: datasets.Images, test_x, test_y, probabilities) -> None:
+def draw(run: Run, images: datasets.Images, test_x, test_y, probabilities, parameters) -> None:
     records = [json.loads(line) for line in run.path("metrics.jsonl").read_text().splitlines()]
     logged = {r["step"]: r for r in records if "loss" in r}
     tested = {r["step"]: r["test_accuracy"] for r in records if "test_accuracy" in r}
     losses = {step: r["loss"] for step, r in logged.items()}
     report.learning_curve(run.path("learning_curve.png"), losses, {"test_accuracy": tested})
-    report.gradient_flow(run.path("gradient_norms.png"), {step: r["grad_norm"] for step, r in logged.items()})
+    report.gradient_flow(
+        run.path("gradient_norms.png"), {step: r["grad_norm"] for step, r in logged.items()}, parameters
+    )
     predicted = np.argmax(probabilities, -1)
     names = np.array(images.classes)
     wrong = np.flatnonzero(predicted != test_y)[:16]  # half a page of mistakes, if there are so many

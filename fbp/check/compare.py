@@ -14,28 +14,40 @@ from fbp.core import Rulebook, is_inexact
 from fbp.rules import RULES
 
 
-def relative_error(a: Any, b: Any) -> float:
-    """max |a - b| / max |b|; 0 for equal arrays, NaN where b has it included, and inf where only one is finite."""
+def relative_error(a: Any, b: Any, of: Any = None) -> float:
+    """max |a - b| / max |b|; 0 for equal arrays, NaN where b has it included, and inf where only one is finite.
+
+    `of`: a pytree whose largest element is the scale instead. (In a gradient, one leaf may be zero but for rounding: the
+    bias of the keys in attention, say. It is small beside the others, not beside itself.)
+    """
+    difference = _difference(a, b)
+    return difference / _largest(b if of is None else of) if 0 < difference < float("inf") else difference
+
+
+def ulps(a: Any, b: Any, of: Any = None) -> float:
+    """max |a - b| in units in the last place of the largest element of b (or `of`), in b's dtype."""
+    difference = _difference(a, b)
+    if not 0 < difference < float("inf"):
+        return difference
+    info = jnp.finfo(np.asarray(b).dtype)
+    largest = max(_largest(b if of is None else of), float(info.tiny))
+    return difference / (2.0 ** np.floor(np.log2(largest)) * float(info.eps))
+
+
+def _difference(a: Any, b: Any) -> float:
     a, b = _wide(a), _wide(b)
     same = (a == b) | (np.isnan(a) & np.isnan(b))
     if same.all():
         return 0.0
-    if not (np.isfinite(a) == np.isfinite(b)).all() or not np.isfinite(a[~same]).all():
+    if not (np.isfinite(a) & np.isfinite(b))[~same].all():
         return float("inf")
-    scale = np.abs(b[np.isfinite(b)]).max()
-    return float(np.abs(a - b)[~same].max() / scale) if scale else float("inf")
+    return float(np.abs(a - b)[~same].max())
 
 
-def ulps(a: Any, b: Any) -> float:
-    """max |a - b| in units in the last place of the largest element of b, in b's dtype."""
-    error = relative_error(a, b)
-    if error == 0.0 or not np.isfinite(error):
-        return error
-    finite = np.abs(_wide(b))[np.isfinite(_wide(b))]
-    info = jnp.finfo(np.asarray(b).dtype)
-    largest = float(finite.max())
-    spacing = max(2.0 ** np.floor(np.log2(largest)), float(info.tiny)) * float(info.eps)
-    return error * largest / spacing
+def _largest(tree: Any) -> float:
+    """The largest finite magnitude in a tree of arrays; the smallest positive number if there is none."""
+    leaves = [_wide(x) for x in jax.tree.leaves(tree) if is_inexact(jax.typeof(x))]
+    return max((float(np.abs(x[np.isfinite(x)]).max(initial=0.0)) for x in leaves), default=0.0) or 5e-324
 
 
 def _wide(x: Any) -> np.ndarray:

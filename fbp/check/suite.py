@@ -28,8 +28,8 @@ class Outcome(NamedTuple):
 
     case: str
     dtype: str
-    relative: float  # largest error relative to the largest element, against jax.vjp
-    ulps: float  # the same in units in the last place of the largest element
+    relative: float  # largest error relative to the largest element of the cotangents, against jax.vjp
+    ulps: float  # the same in units in the last place of that element
     checks: int
     failures: tuple[str, ...]
 
@@ -83,7 +83,7 @@ def _run(case: Case, dtype: str, thorough: bool) -> Outcome:
             if (jnp.shape(a), jax.typeof(a).dtype) != (jnp.shape(b), jax.typeof(b).dtype):
                 failures.append(f"{what}: x_bar[{i}] is {jax.typeof(a)}, not {jax.typeof(b)}")
                 continue
-            relative, last_places = relative_error(a, b), ulps(a, b)
+            relative, last_places = relative_error(a, b, theirs), ulps(a, b, theirs)
             if measured:
                 worst[0], worst[1] = max(worst[0], relative), max(worst[1], last_places)
             if relative > FLOAT64_RELATIVE if thorough else last_places > case.ulps:

@@ -199,7 +199,8 @@ def check_range(name: str, x, n: int) -> None:
     """ValueError if concrete integers are not all in [0, n)."""
     if isinstance(x, jax.core.Tracer) or not np.size(x):
         return
-    low, high = int(np.min(x)), int(np.max(x))
+    values = np.asarray(x)
+    low, high = int(values.min()), int(values.max())
     if low < 0 or high >= n:
         raise ValueError(
             f"{name} expects integers in [0, {n}), but they range from {low} to {high}. Check how they were "

@@ -145,8 +145,10 @@ def rnn(cell: Cell, return_carry: bool = False, reverse: bool = False) -> Layer:
         return {"cell": cell.init(rng, jax.ShapeDtypeStruct((x.shape[0], *x.shape[2:]), x.dtype))}, {}
 
     def apply(params, state, x, *, train=False, rng=None):
-        carry = cell.initialize_carry(x[:, 0])
         step = lambda carry, x: cell.apply(params["cell"], carry, x)
+        carry = cell.initialize_carry(x[:, 0])
+        after = jax.eval_shape(step, carry, x[:, 0])[0]  # in the dtype that is computed in
+        carry = jax.tree.map(lambda h, h_next: h.astype(h_next.dtype), carry, after)
         carry, ys = lax.scan(step, carry, jnp.moveaxis(x, 1, 0), reverse=reverse)
         ys = jnp.moveaxis(ys, 0, 1)
         return ((carry, ys) if return_carry else ys), state

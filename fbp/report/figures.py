@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -33,10 +34,12 @@ def learning_curve(
     _save(figure, path)
 
 
-def gradient_flow(path: Path, norms: Mapping[int, Mapping[str, float]], title: str = "gradient norm by layer") -> None:
-    """Norm of each parameter's gradient over training: a row for each, from input to output, a column for each step."""
+def gradient_flow(
+    path: Path, norms: Mapping[int, Mapping[str, float]], names: Sequence[str], title: str = "gradient norm by layer"
+) -> None:
+    """Norm of each parameter's gradient over training: a row for each of `names` (see `parameter_names`), a column for
+    each step."""
     steps = list(norms)
-    names = list(next(iter(norms.values())))
     image = np.array([[norms[step][name] for step in steps] for name in names])
     figure = _figure(8, 1.6 + 0.24 * len(names))
     axes = figure.subplots()
@@ -51,6 +54,16 @@ def gradient_flow(path: Path, norms: Mapping[int, Mapping[str, float]], title: s
     axes.set(xlabel="step", title=title)
     figure.colorbar(drawn, label="‖gradient‖", fraction=0.03, pad=0.02)
     _save(figure, path)
+
+
+def parameter_names(params: Any, prefix: str = "") -> list[str]:
+    """The paths of the leaves of nested dictionaries in the order they were made in: from input to output, as `init`
+    gives them. (JAX sorts keys; what has gone through a transformation is in alphabetical order.)"""
+    if not isinstance(params, Mapping):
+        return [prefix]
+    return [
+        name for key, value in params.items() for name in parameter_names(value, f"{prefix}/{key}" if prefix else key)
+    ]
 
 
 def image_page(

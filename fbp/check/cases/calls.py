@@ -1,0 +1,69 @@
+"""Cases for `fbp.rules.calls`."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from fbp.check.case import Case, fixed, integers, normal
+
+X = (normal(2, 3),)
+XY = (normal(2, 3), normal(2, 3))
+
+
+def layer(x, y):
+    return jnp.tanh(x) * y, x * x
+
+
+@jax.custom_jvp
+def with_jvp(x, y, n):
+    return jnp.sin(x) * y, x * n
+
+
+@with_jvp.defjvp
+def _(primals, tangents):
+    x, y, n = primals
+    x_dot, y_dot, _ = tangents
+    return with_jvp(x, y, n), (jnp.cos(x) * y * x_dot + jnp.sin(x) * y_dot, x_dot * n)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def with_vjp(power, tree, n):
+    return tree["x"] ** power * tree["y"], n
+
+
+with_vjp.defvjp(
+    lambda power, tree, n: (with_vjp(power, tree, n), tree),
+    lambda power, tree, bars: (
+        {"x": bars[0] * power * tree["x"] ** (power - 1) * tree["y"], "y": bars[0] * tree["x"] ** power},
+        None,
+    ),
+)
+
+
+@jax.custom_gradient
+def clipped(x):
+    return x * x, lambda g: jnp.clip(2 * x * g, -0.5, 0.5)
+
+
+CASES = [
+    Case("jit", jax.jit(layer), XY, complex=True),
+    Case("jit/nested", jax.jit(lambda x, y: jax.jit(layer)(x * y, y)), XY),
+    Case("jit/inlined", jax.jit(layer, inline=True), XY),
+    Case("jit/equal layers", lambda x, y: functools.reduce(lambda h, _: jax.jit(layer)(h, y)[0], range(4), x), XY),
+    Case("remat", jax.checkpoint(layer), XY),
+    Case("remat/in jit", jax.jit(lambda x, y: jax.checkpoint(layer)(x * y, y)), XY),
+    Case("remat/allow cse", jax.checkpoint(layer, prevent_cse=False), XY),
+    Case("optimization_barrier", lambda x, y: lax.optimization_barrier((x * y, x))[0] * x, XY),
+    Case("custom_jvp", with_jvp, (normal(3), normal(3), integers(1, 4, 3)), adjoint=True),
+    Case("custom_jvp/jit", jax.jit(lambda x, y: with_jvp(x * y, y, 2)[0]), XY),
+    Case("custom_jvp/vmap", jax.vmap(lambda x: with_jvp(x, 2 * x, 3)[0]), X),
+    Case("relu", jax.nn.relu, (fixed([-1.0, 0.0, 2.0]),)),
+    Case("logsumexp", jax.nn.logsumexp, X),
+    # A custom_vjp function has no forward mode, hence no adjoint identity to check.
+    Case("custom_vjp", lambda x, y, n: with_vjp(3, {"x": x, "y": y}, n), (*XY, integers(1, 4, 3)), adjoint=False),
+    Case("custom_vjp/jit", jax.jit(lambda x, y: with_vjp(2, {"x": x * y, "y": y}, 1)[0]), XY, adjoint=False),
+    Case("custom_vjp/vmap", jax.vmap(lambda x: with_vjp(2, {"x": x, "y": x}, 1)[0]), X, adjoint=False),
+    Case("custom_gradient", clipped, X, adjoint=False, second=False),
+]
