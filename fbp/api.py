@@ -91,7 +91,7 @@ def vjp(fun: Callable, *primals, has_aux: bool = False, rules: Rulebook = RULES)
     outputs, pullback = Differentiate(rules)(flat_fun, [is_inexact(aval) for aval in avals], *xs)
     outputs = [value(y) for y in outputs]
     ys, aux = outputs[:n_out], outputs[n_out:]
-    pullback = pullback.only(n_out)
+    pullback = pullback.only(slice(n_out))
     y = jax.tree.unflatten(out_tree, ys)
     result = VJP(pullback, (tree, avals), (out_tree, tuple(jax.typeof(y) for y in ys)))
     return (y, result, jax.tree.unflatten(aux_tree, aux)) if has_aux else (y, result)

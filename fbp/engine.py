@@ -212,9 +212,9 @@ class Pullback:
                     _accumulate(bars, slot, x_bar)
         return [bars.get(slot) if needed else None for slot, needed in enumerate(tape.needs)]
 
-    def only(self, n: int) -> Pullback:
-        """The pullback of the first n outputs alone, without the residuals that only the others would read."""
-        return _prune(self.tape._replace(outputs=self.tape.outputs[:n]), self.residuals)
+    def only(self, chosen: slice) -> Pullback:
+        """The pullback of some of the outputs, without the residuals that only the others would read."""
+        return _prune(self.tape._replace(outputs=self.tape.outputs[chosen]), self.residuals)
 
     def tree_flatten(self):
         return self.residuals, _Same(self.tape)
@@ -267,7 +267,7 @@ def _prune(tape: Tape, arrays: Sequence[Any]) -> Pullback:
     for entry in reversed(tape.entries):
         if live.intersection(entry.outputs):
             live.update(slot for slot in entry.inputs if slot is not None)
-            entries.append(entry)
+            entries.append(_prune_inner(entry, live))
     used = sorted({k for entry in entries for k in entry.residuals if not isinstance(k, Constant)})
     new_index = {old: new for new, old in enumerate(used)}
     entries = [
@@ -275,6 +275,21 @@ def _prune(tape: Tape, arrays: Sequence[Any]) -> Pullback:
         for entry in reversed(entries)
     ]
     return Pullback(tape._replace(entries=tuple(entries)), [arrays[k] for k in used])
+
+
+def _prune_inner(entry: Entry, live: set[Slot]) -> Entry:
+    """The same for an inner function, whose pullback is the residual of an entry, if some of its outputs are not read."""
+    if all(slot is None or slot in live for slot in entry.outputs):
+        return entry
+    inner = jax.tree.unflatten(entry.residuals_tree, entry.residuals)
+    if not isinstance(inner, Pullback):
+        return entry
+    outputs = tuple(
+        slot if outer in live else None for slot, outer in zip(inner.tape.outputs, entry.outputs, strict=True)
+    )
+    inner = _prune(inner.tape._replace(outputs=outputs), inner.residuals)
+    leaves, tree = jax.tree.flatten(inner, is_leaf=lambda leaf: isinstance(leaf, Constant))
+    return entry._replace(residuals=tuple(leaves), residuals_tree=tree)
 
 
 def _here() -> tuple[str, source_info_util.SourceInfo]:

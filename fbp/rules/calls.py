@@ -85,12 +85,9 @@ def _custom_jvp_forward(site, *xs, jvp, symbolic_zeros):
         return [zeros(y.aval) if isinstance(y, SymbolicZero) else y for y in outputs]
 
     outputs, pullback = site.vjp(tangent_map, site.needs, *map(zeros, site.avals))
-    ys, tangents = outputs[: len(outputs) // 2], outputs[len(outputs) // 2 :]
-    return [y if isinstance(t, Stopped) else value(y) for y, t in zip(ys, tangents, strict=True)], pullback
-
-
-def _custom_jvp_backward(site, pullback, *y_bars, **_):
-    return pullback(*[None] * len(y_bars), *y_bars)
+    n = len(outputs) // 2
+    ys = [y if isinstance(t, Stopped) else value(y) for y, t in zip(outputs[:n], outputs[n:], strict=True)]
+    return ys, pullback.only(slice(n, None))
 
 
 def _custom_vjp_forward(site, *xs, fwd, out_trees, **_):
@@ -116,6 +113,6 @@ RULES = {
     p.closed_call_p: Rule(_call_forward, _call_backward),
     p.remat_p: Rule(_remat_forward, _remat_backward),
     _compat.optimization_barrier_p: Rule(_barrier_forward, _barrier_backward),
-    p.custom_jvp_call_p: Rule(_custom_jvp_forward, _custom_jvp_backward),
+    p.custom_jvp_call_p: Rule(_custom_jvp_forward, _call_backward),
     p.custom_vjp_call_p: Rule(_custom_vjp_forward, _custom_vjp_backward),
 }
