@@ -1,0 +1,29 @@
+import flax.linen as linen
+import jax
+import jax.numpy as jnp
+import pytest
+
+from fbp import nn
+from tests.nn.reference import assert_same_as_flax, normal
+
+X = normal(2, 5, 3)
+CELLS = {"simple": (nn.simple_cell, linen.SimpleCell), "lstm": (nn.lstm_cell, linen.LSTMCell), "gru": (nn.gru_cell, linen.GRUCell)}
+
+
+@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_rnn(cell, reverse):
+    ours, flax = CELLS[cell]
+    assert_same_as_flax(nn.rnn(ours(4), reverse=reverse), linen.RNN(flax(4), reverse=reverse), X)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_the_carry_can_be_returned(cell):
+    ours, flax = CELLS[cell]
+    assert_same_as_flax(nn.rnn(ours(4), return_carry=True), linen.RNN(flax(4), return_carry=True), X)
+
+
+def test_a_cell_computes_in_the_dtype_it_is_given():
+    layer = nn.rnn(nn.lstm_cell(4, dtype=jnp.bfloat16))
+    params, state = layer.init(jax.random.key(0), X)
+    assert layer.apply(params, state, jnp.asarray(X, jnp.float32))[0].dtype == jnp.bfloat16
