@@ -5,9 +5,11 @@ from __future__ import annotations
 import gzip
 import importlib.util
 import io
+import math
 import pathlib
 import pickle
 import struct
+import zlib
 from typing import NamedTuple
 
 import numpy as np
@@ -42,9 +44,10 @@ def animals(folder: pathlib.Path | None = None, test_share: float = 0.2) -> Imag
     y = read_pickled_array(folder / "animal_label_version_3.gz")
     if x.ndim != 3 or len(x) != len(y):
         raise UserError(
-            f"{folder}: expected images [n, height, width] and n labels, but found {x.shape} and {y.shape}."
+            f"{folder}: expected images [n, height, width] and n labels, but found {x.shape} and {y.shape}. "
+            "Install the data again."
         )
-    _, first = np.unique(x.reshape(len(x), -1), axis=0, return_index=True)
+    _, first = np.unique(x, axis=0, return_index=True)
     first = np.sort(first)
     order = first[np.random.default_rng(0).permutation(len(first))]
     test, train = np.split(order, [int(test_share * len(order))])
@@ -82,14 +85,14 @@ def prepared(train_x, train_y, test_x, test_y, classes, source: pathlib.Path) ->
     """As `Images`, after the checks that every source needs."""
     for part, x, y in ("training", train_x, train_y), ("test", test_x, test_y):
         if not len(x):
-            raise UserError(f"{source}: there are no {part} images. Was the data set copied whole?")
+            raise UserError(f"{source}: there are no {part} images. Install the data again.")
         if len(x) != len(y):
-            raise UserError(f"{source}: {len(x)} {part} images, but {len(y)} labels. The files do not belong together.")
+            raise UserError(f"{source}: {len(x)} {part} images, but {len(y)} labels. Install the data again.")
         wrong = np.flatnonzero((y < 0) | (y >= len(classes)))
         if wrong.size:
             raise UserError(
                 f"{source}: label {y[wrong[0]]} of {part} image {wrong[0]} is not in [0, {len(classes)}); {wrong.size} of "
-                f"{len(y)} labels are out of range. The classes are {', '.join(classes)}."
+                f"{len(y)} labels are out of range. The classes are {', '.join(classes)}. Install the data again."
             )
     images = [x.astype(np.float32)[..., None] / 255 for x in (train_x, test_x)]
     return Images(images[0], train_y.astype(np.int32), images[1], test_y.astype(np.int32), classes)
@@ -103,11 +106,13 @@ def read_idx(path: pathlib.Path) -> np.ndarray:
             f"{path} is not an IDX file of bytes: it begins with {content[:4]!r}. Fetch or install it again."
         )
     axes = content[3]
+    if len(content) < 4 + 4 * axes:
+        raise UserError(f"{path} is truncated: it ends within its header. Fetch or install it again.")
     shape = struct.unpack_from(f">{axes}I", content, 4)
     data = np.frombuffer(content, np.uint8, offset=4 + 4 * axes)
-    if data.size != np.prod(shape):
+    if data.size != math.prod(shape):
         raise UserError(
-            f"{path} is truncated: its header promises {np.prod(shape)} bytes of data, {shape}, and {data.size} are there. "
+            f"{path} is truncated: its header promises {math.prod(shape)} bytes of data, {shape}, and {data.size} are there. "
             "Fetch or install it again."
         )
     return data.reshape(shape)
@@ -151,5 +156,5 @@ def _unzip(path: pathlib.Path) -> bytes:
         raise UserError(
             f"there is no {path}: {found}. Install the data, or name its folder with --data-folder."
         ) from None
-    except (EOFError, gzip.BadGzipFile, OSError) as error:
+    except (EOFError, OSError, zlib.error) as error:
         raise UserError(f"{path} is damaged or truncated: {error}. Fetch or install it again.") from None

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import jax
 import tyro
 from rich.console import Console
+from rich.markup import escape
 
 from fbp.train import CheckpointMismatch
 
@@ -109,11 +110,11 @@ def main(config_class: type[C], experiment: Callable[[C, Run], None], args: list
             experiment(config, run)
         except KeyboardInterrupt:
             console.print(
-                f"\nStopped, with a checkpoint. Go on with: scripts/run {name} --resume {run.folder}", soft_wrap=True
+                f"\nStopped. Go on with: scripts/run {name} --resume {run.folder}", markup=False, soft_wrap=True
             )
             sys.exit(130)
     except (UserError, CheckpointMismatch) as error:
-        Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {error}", soft_wrap=True)
+        Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
         sys.exit(1)
 
 
@@ -126,9 +127,9 @@ def _saved_config(config_class: type[C], folder: pathlib.Path) -> C:
         values = {k: pathlib.Path(v) if k in paths and v is not None else v for k, v in saved.items()}
         options: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         return config_class(**options)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"--resume {folder}: there is no {path}, so this is not the folder of a run.") from None
-    except (json.JSONDecodeError, TypeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"--resume {folder}: {path} is not a configuration of this experiment ({error}).") from None
 
 

@@ -71,7 +71,7 @@ def experiment(config: ImageRecognition, run: Run) -> None:
         predicted = np.argmax(train.evaluate(predict, state, test_x), -1)
         return {"test_accuracy": np.mean(predicted == test_y)}
 
-    state = train.init_state(layer, optimizer, jax.random.key(config.seed), train_x[:1])
+    state = initial = train.init_state(layer, optimizer, jax.random.key(config.seed), train_x[:1])
     names = report.parameter_names(state.params)
     checkpoints = train.Checkpoints(run.path("checkpoints"))
     if config.resume:
@@ -81,7 +81,7 @@ def experiment(config: ImageRecognition, run: Run) -> None:
     console.print(
         f"{config.data}: {len(train_x)} training and {len(test_x)} test images; {config.model}: {weights:,} weights"
     )
-    agreement = compare_with_jax(loss_fn, state, next(batches.from_step(0)))
+    agreement = compare_with_jax(loss_fn, initial, next(batches.from_step(0)))
 
     step = train.make_train_step(loss_fn, optimizer, policy=policy)
     state = train.fit(
@@ -154,7 +154,9 @@ def draw(run: Run, images: datasets.Images, test_x, test_y, probabilities, param
     report.confusion_matrix(
         run.path("confusion_matrix.png"), test_y, predicted, images.classes, "percent of each class"
     )
-    console.print(f"pictures: {', '.join(str(p) for p in sorted(run.folder.glob('*.png')))}", soft_wrap=True)
+    console.print(
+        f"pictures: {', '.join(str(p) for p in sorted(run.folder.glob('*.png')))}", markup=False, soft_wrap=True
+    )
 
 
 if __name__ == "__main__":

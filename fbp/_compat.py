@@ -35,6 +35,12 @@ def is_internal_zero(x: Any) -> bool:
     return isinstance(x, Zero)
 
 
+def call_bwd(bwd: Any, *args: Any) -> list[Any]:
+    """The cotangents that the bwd of a custom_vjp returns. Since jax 0.12, in a pair with what the user logs there."""
+    outputs = bwd.call_wrapped(*args)
+    return outputs[0] if len(outputs) == 2 and isinstance(outputs[0], list) else outputs
+
+
 def scan_counts(params: dict[str, Any]) -> tuple[int, int]:
     """The number of loop constants and of carries among a scan's inputs. Since jax 0.11, in trees instead of numbers."""
     if "num_consts" in params:

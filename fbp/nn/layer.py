@@ -37,8 +37,14 @@ def stateless(name: str, fun: Callable[[jax.Array], jax.Array]) -> Layer:
 
 def promote(x: jax.Array, params: Params, dtype: DTypeLike | None) -> tuple[jax.Array, Params]:
     """Brings an input and its parameters to one dtype to compute in: `dtype`, or, as in Flax, the widest among them."""
-    dtype = dtype or jnp.result_type(x, *jax.tree.leaves(params))
+    dtype = dtype or widest(x, params)
     return x.astype(dtype), jax.tree.map(lambda p: p.astype(dtype), params)
+
+
+def widest(*trees: Any) -> DTypeLike:
+    """The dtype to which all leaves promote. Asked for here, so it holds under strict promotion too."""
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.result_type(*jax.tree.leaves(trees))
 
 
 def split_rng(rng: jax.Array | None, n: int) -> Sequence[jax.Array | None]:

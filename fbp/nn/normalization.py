@@ -20,18 +20,18 @@ from jax import lax
 from jax.nn import initializers
 from jax.typing import DTypeLike
 
-from fbp.nn.layer import Layer
+from fbp.nn.layer import Layer, widest
 
 
 def _moments(x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
     """Mean and (biased) variance over some axes, which are kept with length one: Σ(x - mean)² / n."""
-    x = x.astype(jnp.promote_types(jnp.float32, x.dtype))
+    x = x.astype(widest(x, jnp.float32))
     mean = jnp.mean(x, axes, keepdims=True)
     return mean, jnp.mean(jnp.square(x - mean), axes, keepdims=True)
 
 
 def _normalize(x, mean, var, params, epsilon, dtype):
-    dtype = dtype or jnp.result_type(x, *jax.tree.leaves(params))
+    dtype = dtype or widest(x, params)
     y = (x.astype(mean.dtype) - mean) * lax.rsqrt(var + jnp.asarray(epsilon, var.dtype))
     return _affine(y, params).astype(dtype)
 
@@ -78,7 +78,7 @@ def batch_norm(
     """
 
     def statistics(x):
-        stats_dtype = jnp.promote_types(jnp.float32, param_dtype)
+        stats_dtype = widest(param_dtype, jnp.float32)
         return {"mean": jnp.zeros(x.shape[-1], stats_dtype), "var": jnp.ones(x.shape[-1], stats_dtype)}
 
     def apply(params, state, x, *, train=False, rng=None):
@@ -119,7 +119,7 @@ def rms_norm(
     """y = x / sqrt(mean(x²) + ε) · scale, over the features. x, y: [..., features]."""
 
     def apply(params, state, x, *, train=False, rng=None):
-        wide = x.astype(jnp.promote_types(jnp.float32, x.dtype))
+        wide = x.astype(widest(x, jnp.float32))
         square = jnp.mean(jnp.square(wide), -1, keepdims=True)
         return _normalize(x, jnp.zeros_like(square), square, params, epsilon, dtype), state
 
@@ -148,7 +148,7 @@ def group_norm(
         grouped = x.reshape(*x.shape[:-1], num_groups, -1)
         mean, var = _moments(grouped, (*range(1, x.ndim - 1), -1))
         y = _normalize(grouped, mean, var, {}, epsilon, mean.dtype).reshape(x.shape)
-        return _affine(y, params).astype(dtype or jnp.result_type(x, *jax.tree.leaves(params))), state
+        return _affine(y, params).astype(dtype or widest(x, params)), state
 
     return Layer("group_norm", _init_affine(_stateless, use_scale, use_bias, param_dtype, scale_init, bias_init), apply)
 

@@ -14,15 +14,15 @@ from jax import lax
 from jax.nn import initializers
 from jax.typing import DTypeLike
 
-from fbp.nn.layer import Layer
+from fbp.nn.layer import Layer, widest
 from fbp.nn.linear import dense
 
 
 class Cell(NamedTuple):
     """One step of a recurrent net.
 
-    `init(rng, x) -> params`; `initialize_carry(x) -> carry`, zeros for a batch like x: [batch, inputs];
-    `apply(params, carry, x) -> (carry, y)`.
+    `init(rng, x) -> params`; `initialize_carry(params, x) -> carry`, zeros for a batch like x: [batch, inputs], in the
+    dtype that is computed in; `apply(params, carry, x) -> (carry, y)`.
     """
 
     name: str
@@ -40,7 +40,7 @@ class _Gates:
         def layer(name, init):
             return dense(features, name in biased, dtype, param_dtype, init, bias_init)
 
-        self.features, self.param_dtype = features, param_dtype
+        self.features, self.dtype = features, dtype
         self.of_x = {name: layer(name, kernel_init) for name in inputs}
         self.of_h = {name: layer(name, recurrent_kernel_init) for name in hidden}
 
@@ -51,8 +51,8 @@ class _Gates:
         rngs = jax.random.split(rng, len(layers))
         return {name: layer.init(r, z)[0] for (name, layer, z), r in zip(layers, rngs, strict=True)}
 
-    def zeros(self, x):
-        return jnp.zeros((*x.shape[:-1], self.features), self.param_dtype)
+    def zeros(self, params, x):
+        return jnp.zeros((*x.shape[:-1], self.features), self.dtype or widest(x, params))
 
     def __call__(self, name, params, z):
         layer = self.of_x.get(name) or self.of_h[name]
@@ -103,7 +103,7 @@ def lstm_cell(
         h = gate_fn(o) * activation_fn(c)
         return (c, h), h
 
-    return Cell("lstm_cell", gate.init, lambda x: (gate.zeros(x), gate.zeros(x)), apply)
+    return Cell("lstm_cell", gate.init, lambda params, x: (gate.zeros(params, x), gate.zeros(params, x)), apply)
 
 
 def gru_cell(
@@ -130,27 +130,40 @@ def gru_cell(
     return Cell("gru_cell", gate.init, gate.zeros, apply)
 
 
-def rnn(cell: Cell, return_carry: bool = False, reverse: bool = False) -> Layer:
-    """Runs a cell over time from a carry of zeros. x: [batch, time, inputs], y: [batch, time, features].
+def rnn(
+    cell: Cell,
+    time_major: bool = False,
+    return_carry: bool = False,
+    reverse: bool = False,
+    keep_order: bool = False,
+    unroll: int = 1,
+) -> Layer:
+    """Runs a cell over time from a carry of zeros; as `flax.linen.RNN`. x: [batch, time, inputs], y: [batch, time, features].
 
-    `reverse` runs from the last step to the first; `return_carry` gives (carry, y), as `flax.linen.RNN`.
+    time_major: x and y are [time, batch, ...]. return_carry: gives (carry, y). reverse: runs from the last step to the
+    first, and y is in the order of the run, unless `keep_order` puts it back in the order of time. unroll: steps per
+    iteration of the compiled loop.
 
     >>> layer = rnn(lstm_cell(4))
     >>> params, state = layer.init(jax.random.key(0), jnp.ones((2, 7, 3)))
     >>> layer.apply(params, state, jnp.ones((2, 7, 3)))[0].shape
     (2, 7, 4)
     """
+    time = 0 if time_major else 1
+
+    def first(x):
+        """One step of x, or its type."""
+        return jax.eval_shape(lambda x: jnp.take(x, 0, time), x)
 
     def init(rng, x):
-        return {"cell": cell.init(rng, jax.ShapeDtypeStruct((x.shape[0], *x.shape[2:]), x.dtype))}, {}
+        return {"cell": cell.init(rng, first(x))}, {}
 
     def apply(params, state, x, *, train=False, rng=None):
         step = lambda carry, x: cell.apply(params["cell"], carry, x)
-        carry = cell.initialize_carry(x[:, 0])
-        after = jax.eval_shape(step, carry, x[:, 0])[0]  # in the dtype that is computed in
-        carry = jax.tree.map(lambda h, h_next: h.astype(h_next.dtype), carry, after)
-        carry, ys = lax.scan(step, carry, jnp.moveaxis(x, 1, 0), reverse=reverse)
-        ys = jnp.moveaxis(ys, 0, 1)
+        carry = cell.initialize_carry(params["cell"], first(x))
+        carry, ys = lax.scan(step, carry, jnp.moveaxis(x, time, 0), reverse=reverse, unroll=unroll)
+        ys = ys[::-1] if reverse and not keep_order else ys
+        ys = jnp.moveaxis(ys, 0, time)
         return ((carry, ys) if return_carry else ys), state
 
     return Layer("rnn", init, apply)

@@ -28,7 +28,8 @@ def learning_curve(
             list(scores), list(scores.values()), marker="o", markersize=3, color=color, label=name.replace("_", " ")
         )
     below.set(xlabel="step", ylabel="test")
-    below.legend(loc="lower right", frameon=False)
+    if test:
+        below.legend(loc="lower right", frameon=False)
     for axes in above, below:
         axes.grid(alpha=0.3)
     _save(figure, path)
@@ -43,7 +44,7 @@ def gradient_flow(
     image = np.array([[norms[step][name] for step in steps] for name in names])
     figure = _figure(8, 1.6 + 0.24 * len(names))
     axes = figure.subplots()
-    positive = image[image > 0]
+    positive = image[(image > 0) & np.isfinite(image)]
     norm = colors.LogNorm(positive.min(), positive.max()) if positive.size else None
     drawn = axes.imshow(
         np.where(image > 0, image, np.nan), aspect="auto", norm=norm, cmap="cividis", interpolation="nearest"

@@ -104,7 +104,7 @@ def _custom_vjp_backward(site, residuals, *y_bars, bwd, symbolic_zeros, **_):
     """The user's bwd, which expects a zero written out, or as a SymbolicZero where it asked for those."""
     zero = (lambda aval: SymbolicZero(aval.to_tangent_aval())) if symbolic_zeros else zeros
     y_bars = [zero(aval) if y_bar is None else y_bar for y_bar, aval in zip(y_bars, site.out_avals, strict=True)]
-    x_bars = bwd.call_wrapped(*residuals, *y_bars)
+    x_bars = _compat.call_bwd(bwd, *residuals, *y_bars)
     return [None if isinstance(x, SymbolicZero) or _compat.is_internal_zero(x) else x for x in x_bars]
 
 

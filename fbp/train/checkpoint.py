@@ -22,7 +22,11 @@ class Checkpoints:
 
     def __init__(self, folder: str | pathlib.Path, keep: int = 2):
         self.folder = pathlib.Path(folder).absolute()
-        self._manager = ocp.CheckpointManager(self.folder, options=ocp.CheckpointManagerOptions(max_to_keep=keep))
+        self._manager = ocp.CheckpointManager(
+            self.folder,
+            options=ocp.CheckpointManagerOptions(max_to_keep=keep),
+            item_handlers=ocp.StandardCheckpointHandler(),  # else a manager that has not saved cannot read the types
+        )
 
     def latest(self) -> int | None:
         """The step of the newest checkpoint, or None."""

@@ -35,6 +35,8 @@ class Batches(NamedTuple):
 
     @property
     def steps_per_epoch(self) -> int:
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size={self.batch_size} is not a positive number of examples.")
         if self.batch_size > self.size:
             raise ValueError(
                 f"batch_size={self.batch_size} is larger than the data set of {self.size} examples; there would be no batch."
@@ -50,6 +52,6 @@ class Batches(NamedTuple):
                 rows = order[i * self.batch_size : (i + 1) * self.batch_size]
                 batch = jax.tree.map(lambda x, rows=rows: x[rows], self.data)
                 if self.transform is not None:
-                    batch = self.transform(batch, np.random.default_rng((self.seed, epoch, i)))
+                    batch = self.transform(batch, np.random.default_rng((self.seed, epoch, 1 + i)))
                 yield batch
                 step += 1

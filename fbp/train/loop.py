@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import signal
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -31,10 +33,12 @@ def fit(
     """Trains to `steps` steps in all, from wherever `state` is.
 
     Every `log_every` steps a line of JSON with the step's metrics goes to `metrics_file`; after every epoch the metrics
-    of `evaluate`, and a checkpoint. Interrupted by Ctrl-C, it writes a checkpoint before it stops. After a resume, lines
-    of steps that will be taken again are dropped, so the file is that of an uninterrupted run.
+    of `evaluate`, and a checkpoint. Interrupted by Ctrl-C, it finishes the step and writes a checkpoint before it stops (a
+    second Ctrl-C does not wait). After a resume, lines of steps that will be taken again are dropped, so the file is that
+    of an uninterrupted run.
 
-    Raises FloatingPointError if the loss is not finite at a logged step; the last checkpoint is from before.
+    Raises FloatingPointError if the loss is not finite at a logged step or the end of an epoch; the last checkpoint is
+    from before.
     """
     log = _Log(pathlib.Path(metrics_file), int(state.step))
     stream = batches.from_step(int(state.step))
@@ -45,21 +49,27 @@ def fit(
         TimeRemainingColumn(),
         TextColumn("{task.fields[shown]}"),
     )
-    with log, Progress(*columns) as progress:
+    with log, _Interrupt() as interrupt, Progress(*columns) as progress:
         task = progress.add_task("training", total=steps, completed=int(state.step), shown="")
+        whole = True  # the state is there, and the log says all of its step
         try:
             for step in range(int(state.step) + 1, steps + 1):
-                state, metrics = train_step(state, next(stream))
-                if step % log_every == 0 or step == steps:
+                batch = next(stream)
+                whole = False
+                state, metrics = train_step(state, batch)
+                logged = step % log_every == 0 or step == steps
+                epoch_ends = step % batches.steps_per_epoch == 0 or step == steps
+                if logged or epoch_ends or interrupt.asked:
                     metrics = _floats(metrics)
                     if not np.isfinite(metrics["loss"]):
                         raise FloatingPointError(
                             f"the loss is {metrics['loss']} at step {step}. Lower the learning rate, or look at the gradient "
                             f"norms in {log.path} for the layer where it began."
                         )
+                if logged:
                     log.write({"step": step, **metrics})
                     progress.update(task, shown=f"loss {metrics['loss']:.4f}")
-                if step % batches.steps_per_epoch == 0 or step == steps:
+                if epoch_ends:
                     if evaluate is not None:
                         scores = _floats(evaluate(state))
                         log.write({"step": step, "epoch": step // batches.steps_per_epoch, **scores})
@@ -69,8 +79,11 @@ def fit(
                         log.flush()
                         checkpoints.save(state)
                 progress.update(task, completed=step)
+                whole = True
+                if interrupt.asked:
+                    raise KeyboardInterrupt
         except KeyboardInterrupt:
-            if checkpoints is not None:
+            if checkpoints is not None and whole:
                 log.flush()
                 checkpoints.save(state)
             raise
@@ -87,6 +100,29 @@ def evaluate(
         padding = [(0, batch_size - len(x))] + [(0, 0)] * (x.ndim - 1)
         outputs.append(np.asarray(predict(state, np.pad(x, padding)))[: len(x)])
     return np.concatenate(outputs)
+
+
+class _Interrupt:
+    """Holds Ctrl-C back until the end of a step: within it the given state is donated already, or the log incomplete."""
+
+    def __init__(self):
+        self.asked = False
+        in_main = threading.current_thread() is threading.main_thread()
+        self._held = in_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+    def __enter__(self) -> _Interrupt:
+        if self._held:
+            signal.signal(signal.SIGINT, self._ask)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._held:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _ask(self, *_: object) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
 
 
 class _Log:

@@ -1,5 +1,6 @@
 """Flax as the reference: the same parameters give the same outputs and the same gradients."""
 
+import flax.linen as linen
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,10 +14,12 @@ FLAX_PROMOTION = "standard"  # Flax promotes dtypes silently; our layers never d
 
 def assert_same_as_flax(layer, module, *xs, to_fbp=lambda params: params, train=None, mask=None):
     """Output and gradients, with respect to parameters and inputs, of an fbp layer and a Flax module in float64 and
-    float32. `to_fbp` relabels Flax's parameters as ours; it is applied to their gradient too."""
+    float32. `to_fbp` relabels Flax's parameters as ours; it is applied to their gradient too. `module` may be a function
+    of the dtype, for modules that must be told."""
     for dtype in TOLERANCE:
         with jax.enable_x64(dtype == "float64"):
-            _compare(layer, module, [_cast(x, dtype) for x in xs], to_fbp, train, mask, dtype)
+            flax = module if isinstance(module, linen.Module) else module(dtype)
+            _compare(layer, flax, [_cast(x, dtype) for x in xs], to_fbp, train, mask, dtype)
 
 
 def _compare(layer, module, xs, to_fbp, train, mask, dtype):
@@ -24,8 +27,9 @@ def _compare(layer, module, xs, to_fbp, train, mask, dtype):
     with jax.numpy_dtype_promotion(FLAX_PROMOTION):
         variables = dict(jax.jit(lambda: module.init(jax.random.key(0), *xs, **options))())
     rng = np.random.default_rng(0)
-    randomized = lambda tree: jax.tree.map(lambda p: jnp.asarray(rng.uniform(0.5, 1.5, p.shape), dtype), tree)
-    params, stats = randomized(variables.pop("params", {})), randomized(variables)
+    uniform = lambda low, high: lambda p: jnp.asarray(rng.uniform(low, high, p.shape), dtype)
+    params = jax.tree.map(uniform(-0.7, 0.7), variables.pop("params", {}))
+    stats = jax.tree.map(uniform(0.5, 1.5), variables)
 
     ours_init, state = layer.init(jax.random.key(0), *xs)
     types = lambda tree: jax.tree.map(lambda x: (x.shape, str(x.dtype)), tree)
@@ -54,7 +58,7 @@ def _compare(layer, module, xs, to_fbp, train, mask, dtype):
     def loss(fun):
         def scalar(*args):
             y, new_state = fun(*args)
-            terms = jax.tree.map(lambda a, w: jnp.sum(a * w), y, weights)
+            terms = jax.tree.map(lambda a, w: jnp.sum(a * w).astype(dtype), y, weights)
             return sum(jax.tree.leaves(terms), start=jnp.zeros((), dtype)), (y, new_state)
 
         return scalar

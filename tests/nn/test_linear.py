@@ -9,9 +9,17 @@ from tests.nn.reference import assert_same_as_flax, normal
 IMAGE = normal(2, 7, 6, 4)
 
 
-@pytest.mark.parametrize("options", [{}, {"use_bias": False}, {"dtype": "float32"}])
+@pytest.mark.parametrize("options", [{}, {"use_bias": False}])
 def test_dense(options):
     assert_same_as_flax(nn.dense(3, **options), linen.Dense(3, **options), normal(2, 5, 4))
+
+
+def test_the_dtype_to_compute_in_can_be_named():
+    x = jnp.asarray(normal(2, 4), jnp.float32)
+    for options, dtype in ({}, jnp.float32), ({"dtype": jnp.bfloat16}, jnp.bfloat16):
+        params, state = nn.dense(3, **options).init(jax.random.key(0), x)
+        assert params["kernel"].dtype == jnp.float32
+        assert nn.dense(3, **options).apply(params, state, x)[0].dtype == dtype
 
 
 @pytest.mark.parametrize(

@@ -7,20 +7,29 @@ from fbp import nn
 from tests.nn.reference import assert_same_as_flax, normal
 
 X = normal(2, 5, 3)
-CELLS = {"simple": (nn.simple_cell, linen.SimpleCell), "lstm": (nn.lstm_cell, linen.LSTMCell), "gru": (nn.gru_cell, linen.GRUCell)}
+CELLS = {
+    "simple": (nn.simple_cell, linen.SimpleCell),
+    "lstm": (nn.lstm_cell, linen.LSTMCell),
+    "gru": (nn.gru_cell, linen.GRUCell),
+}
 
 
-@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"reverse": True},
+        {"reverse": True, "keep_order": True},
+        {"return_carry": True},
+        {"time_major": True, "unroll": 2},
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("cell", CELLS)
-def test_rnn(cell, reverse):
+def test_rnn(cell, options):
     ours, flax = CELLS[cell]
-    assert_same_as_flax(nn.rnn(ours(4), reverse=reverse), linen.RNN(flax(4), reverse=reverse), X)
-
-
-@pytest.mark.parametrize("cell", CELLS)
-def test_the_carry_can_be_returned(cell):
-    ours, flax = CELLS[cell]
-    assert_same_as_flax(nn.rnn(ours(4), return_carry=True), linen.RNN(flax(4), return_carry=True), X)
+    reference = lambda dtype: linen.RNN(flax(4, param_dtype=dtype), **options)
+    assert_same_as_flax(nn.rnn(ours(4), **options), reference, X)
 
 
 def test_a_cell_computes_in_the_dtype_it_is_given():

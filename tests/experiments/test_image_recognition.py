@@ -1,0 +1,142 @@
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+import jax
+import matplotlib.image
+import numpy as np
+import pytest
+
+from experiments.harness import Run, main
+from experiments.image_recognition import ImageRecognition, augmentation, cat_or_not, experiment
+
+PICTURES = ["confusion_matrix.png", "gradient_norms.png", "learning_curve.png", "predictions.png"]
+OPTIONS = ["--data", "digits", "--model", "mlp", "--limit", "200"]
+
+
+@pytest.fixture(autouse=True)
+def optax_promotes_silently():
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The folder of a run of 30 epochs in one piece."""
+    with jax.numpy_dtype_promotion("standard"):
+        return recognised(tmp_path_factory.mktemp("runs") / "whole", "--epochs", 30)
+
+
+def recognised(folder, *options, resume=False):
+    args = ["--resume", folder] if resume else [*OPTIONS, "--out", folder, *options]
+    main(ImageRecognition, experiment, [str(arg) for arg in args])
+    return folder
+
+
+def metrics_of(folder):
+    return json.loads((folder / "result.json").read_text())["metrics"]
+
+
+def assert_same_run(a, b):
+    assert metrics_of(a) == metrics_of(b)
+    assert (a / "metrics.jsonl").read_bytes() == (b / "metrics.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_run_leaves_its_result_pictures_and_metrics(tmp_path, precision, capsys):
+    folder = recognised(tmp_path / "run", "--epochs", 1, "--precision", precision)
+    metrics = metrics_of(folder)
+    assert {*metrics} == {"test_accuracy", "gradient_max_relative_difference"}
+    assert 0 < metrics["test_accuracy"] < 1 and metrics["gradient_max_relative_difference"] < 1e-5
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records] == [3, 3]
+    assert records[-1]["test_accuracy"] == metrics["test_accuracy"]
+    assert sorted(path.name for path in folder.glob("*.png")) == PICTURES
+    assert all(matplotlib.image.imread(folder / name).std() > 0.01 for name in PICTURES)
+    assert capsys.readouterr().out.endswith(f"{folder}/result.json\n")
+
+
+def test_it_learns(whole):
+    assert metrics_of(whole)["test_accuracy"] > 0.8
+
+
+def test_the_same_seed_gives_the_same_numbers(tmp_path):
+    runs = [recognised(tmp_path / str(i), "--epochs", 2, "--seed", seed) for i, seed in enumerate((7, 7, 8))]
+    assert_same_run(runs[0], runs[1])
+    assert (runs[0] / "metrics.jsonl").read_bytes() != (runs[2] / "metrics.jsonl").read_bytes()
+
+
+def test_a_killed_run_goes_on_as_if_nothing_had_been(tmp_path, whole):
+    folder = tmp_path / "killed"
+    command = [sys.executable, "-m", "experiments.image_recognition", *OPTIONS, "--epochs", "30", "--out", str(folder)]
+    root = pathlib.Path(__file__).parents[2]
+    with subprocess.Popen(
+        command, cwd=root, stdout=subprocess.DEVNULL, env=os.environ | {"PYTHONPATH": str(root)}
+    ) as run:
+        try:
+            until = time.monotonic() + 120
+            while not any(path.name.isdigit() for path in folder.glob("checkpoints/*")):
+                assert run.poll() is None and time.monotonic() < until
+                time.sleep(0.01)
+        finally:
+            run.kill()
+    assert not (folder / "result.json").exists()
+    assert len((folder / "metrics.jsonl").read_text()) < len((whole / "metrics.jsonl").read_text())
+    recognised(folder, resume=True)
+    assert_same_run(folder, whole)
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_again(tmp_path):
+    config = ImageRecognition(out=tmp_path / "killed", data="digits", model="mlp", limit=200, epochs=2)
+    (Run("image_recognition", config).path("metrics.jsonl")).write_text('{"step": 3, "los')
+    recognised(tmp_path / "killed", resume=True)
+    assert_same_run(tmp_path / "killed", recognised(tmp_path / "whole", "--epochs", 2))
+
+
+def test_a_checkpoint_of_another_model_is_an_error_in_one_paragraph(tmp_path, capsys):
+    folder = recognised(tmp_path / "run", "--epochs", 1)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model": "conv"}))
+    capsys.readouterr()
+    with pytest.raises(SystemExit, match="1"):
+        recognised(folder, resume=True)
+    error = capsys.readouterr().err
+    assert error.startswith(
+        f"error: the checkpoint of step 3 in {folder}/checkpoints is of another model or optimizer: "
+    )
+    assert "opt_state/0/mu/batch_norm_0/bias is missing; " in error
+    assert error.endswith("Resume with the configuration that the run was started with, or start a new run.\n")
+    assert error.count("\n") == 1
+
+
+def test_data_that_is_missing_is_an_error_in_one_paragraph(tmp_path, capsys):
+    with pytest.raises(SystemExit, match="1"):
+        recognised(tmp_path / "run", "--data", "fashion-mnist", "--data-folder", tmp_path / "gone")
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: there is no folder {tmp_path}/gone. Install") and error.count("\n") == 1
+
+
+def test_augmentation_flips_and_shifts_by_up_to_two_pixels():
+    transform = augmentation(ImageRecognition())
+    x = np.zeros((200, 9, 9, 1), np.float32)
+    x[:, 4, 3] = 1
+    batch = transform({"x": x, "y": np.arange(200)}, np.random.default_rng(0))
+    assert batch["x"].shape == x.shape and batch["x"].dtype == x.dtype
+    assert (batch["x"].sum((1, 2, 3)) == 1).all() and (batch["y"] == np.arange(200)).all()
+    _, rows, columns, _ = np.nonzero(batch["x"])
+    assert {*rows.tolist()} == {2, 3, 4, 5, 6}
+    assert {*columns.tolist()} == {1, 2, 3, 4, 5, 6, 7}
+
+
+@pytest.mark.parametrize("options", [{"augment": False}, {"data": "digits"}])
+def test_some_data_is_not_augmented(options):
+    assert augmentation(ImageRecognition(**options)) is None
+
+
+def test_always_saying_no_is_half_right_about_cats():
+    is_cat = np.array([True, False, False, False])
+    assert cat_or_not(np.zeros(4, bool), is_cat) == {"cat_balanced_accuracy": 0.5, "cat_recall": 0.0}
+    assert cat_or_not(is_cat, is_cat) == {"cat_balanced_accuracy": 1.0, "cat_recall": 1.0}

@@ -1,0 +1,76 @@
+import jax
+import matplotlib.image
+import numpy as np
+import pytest
+
+from fbp import nn, report
+
+NAMES = ["cat", "dog", "bird"]
+
+
+def picture(path):
+    image = matplotlib.image.imread(path)[..., :3]
+    assert min(image.shape[:2]) > 100
+    assert image.std() > 0.01, "blank"
+    return image
+
+
+def share_of(image, color):
+    return (np.abs(image - np.array(matplotlib.colors.to_rgb(color))) < 0.02).all(-1).mean()
+
+
+@pytest.mark.parametrize(
+    "test", [{}, {"test_accuracy": {}}, {"accuracy": {4: 0.3, 8: 0.5}, "cat_recall": {8: 0.1}}], ids=len
+)
+def test_learning_curve(tmp_path, test):
+    report.learning_curve(tmp_path / "a.png", {2: 2.3, 4: 1.2, 8: 0.4}, test)
+    image = picture(tmp_path / "a.png")
+    assert share_of(image, "#0072B2") > 1e-3
+    assert (share_of(image, "#D55E00") > 1e-3) == bool(test.get("accuracy"))
+
+
+@pytest.mark.parametrize("value", [1.0, 0.0, np.inf, np.nan])
+def test_gradient_flow(tmp_path, value):
+    norms = {step: {"a": 10.0**-step, "b": value} for step in range(1, 9)}
+    report.gradient_flow(str(tmp_path / "a.png"), norms, ["b", "a"])
+    picture(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_gradient_flow_of_one_step(tmp_path, value):
+    report.gradient_flow(tmp_path / "a.png", {20: {"a": value}}, ["a"])
+    picture(tmp_path / "a.png")
+
+
+def test_parameters_are_named_from_input_to_output():
+    layer = nn.sequential(nn.dense(3), nn.batch_norm(), nn.relu(), nn.residual(nn.dense(3)), nn.dense(2))
+    params, _ = layer.init(jax.random.key(0), np.ones((1, 4), np.float32))
+    names = report.parameter_names(params)
+    assert [name.split("/")[0] for name in names] == [
+        "dense_0", "dense_0", "batch_norm_0", "batch_norm_0", "residual_0", "residual_0", "dense_1", "dense_1",
+    ]  # fmt: skip
+    in_jax = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in jax.tree.leaves_with_path(params)]
+    assert sorted(names) == sorted(in_jax) and names != in_jax
+
+
+@pytest.mark.parametrize("count", [1, 8, 11])
+def test_image_page(tmp_path, count):
+    images = np.random.default_rng(0).random((count, 8, 8, 1))
+    said = ["cat", "dog", *["cat"] * 9][:count]
+    report.image_page(tmp_path / "a.png", images, ["cat"] * count, said, [0.9] * count, "test images")
+    image = picture(tmp_path / "a.png")
+    assert (share_of(image, "#D55E00") > 0) == ("dog" in said)
+
+
+def test_confusion_matrix(tmp_path):
+    truth, predicted = np.array([0, 0, 0, 1, 1]), np.array([0, 0, 1, 1, 1])
+    report.confusion_matrix(tmp_path / "a.png", truth, predicted, NAMES, "percent")
+    image = picture(tmp_path / "a.png")
+    shades = [matplotlib.colormaps["Blues"](percent / 100)[:3] for percent in (100, 200 / 3, 100 / 3, 0)]
+    full, most, some, none = (share_of(image, shade) for shade in shades)
+    assert full > 0.02 and most > 0.02 and some > 0.02 and none > 4 * full
+
+
+def test_a_class_without_examples_is_no_error(tmp_path):
+    report.confusion_matrix(tmp_path / "a.png", np.array([1]), np.array([2]), NAMES, "percent")
+    picture(tmp_path / "a.png")
