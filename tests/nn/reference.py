@@ -13,8 +13,8 @@ FLAX_PROMOTION = "standard"  # Flax promotes dtypes silently; our layers never d
 
 
 def assert_same_as_flax(layer, module, *xs, to_fbp=lambda params: params, train=None, mask=None):
-    """Output and gradients, with respect to parameters and inputs, of an fbp layer and a Flax module in float64 and
-    float32. `to_fbp` relabels Flax's parameters as ours; it is applied to their gradient too. `module` may be a function
+    """Output and gradients, with respect to parameters and inputs, of an fbp layer and a Flax module, jitted, in float64
+    and float32. `to_fbp` relabels Flax's parameters as ours; it is applied to their gradient too. `module` may be a function
     of the dtype, for modules that must be told."""
     for dtype in TOLERANCE:
         with jax.enable_x64(dtype == "float64"):
@@ -31,7 +31,7 @@ def _compare(layer, module, xs, to_fbp, train, mask, dtype):
     params = jax.tree.map(uniform(-0.7, 0.7), variables.pop("params", {}))
     stats = jax.tree.map(uniform(0.5, 1.5), variables)
 
-    ours_init, state = layer.init(jax.random.key(0), *xs)
+    ours_init, state = jax.jit(lambda: layer.init(jax.random.key(0), *xs))()
     types = lambda tree: jax.tree.map(lambda x: (x.shape, str(x.dtype)), tree)
     single = lambda tree: jax.tree.map(lambda x: x.astype(jnp.float32), tree)
     assert types(single(to_fbp(params))) == types(ours_init)
@@ -52,7 +52,7 @@ def _compare(layer, module, xs, to_fbp, train, mask, dtype):
 
     chosen = [xs[i] for i in wanted]
     with jax.numpy_dtype_promotion(FLAX_PROMOTION):
-        y = flax(params, *chosen)[0]
+        y = jax.eval_shape(flax, params, *chosen)[0]
     weights = jax.tree.map(lambda y: jnp.asarray(rng.standard_normal(y.shape), y.dtype), y)
 
     def loss(fun):
@@ -67,14 +67,13 @@ def _compare(layer, module, xs, to_fbp, train, mask, dtype):
     with jax.numpy_dtype_promotion(FLAX_PROMOTION):
         theirs, (y, new) = jax.jit(jax.grad(loss(flax), argnums, has_aux=True))(params, *chosen)
     theirs = to_fbp(theirs[0]), *theirs[1:]
-    for transform in jax.jit, lambda fun: fun:
-        grads, (our_y, our_new) = transform(fbp.grad(loss(ours), argnums, has_aux=True))(to_fbp(params), *chosen)
-        for what, a, b in ("output", our_y, y), ("state", our_new, new), ("gradient", grads, theirs):
-            assert types(a) == types(b), what
-            scale = max([1e-30, *(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(b) if leaf.size)])
-            for (path, leaf), other in zip(jax.tree.leaves_with_path(a), jax.tree.leaves(b), strict=True):
-                error = relative_error(leaf, other, scale)
-                assert error < TOLERANCE[dtype], (what, jax.tree_util.keystr(path), dtype, error)
+    grads, (our_y, our_new) = jax.jit(fbp.grad(loss(ours), argnums, has_aux=True))(to_fbp(params), *chosen)
+    for what, a, b in ("output", our_y, y), ("state", our_new, new), ("gradient", grads, theirs):
+        assert types(a) == types(b), what
+        scale = max([1e-30, *(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(b) if leaf.size)])
+        for (path, leaf), other in zip(jax.tree.leaves_with_path(a), jax.tree.leaves(b), strict=True):
+            error = relative_error(leaf, other, scale)
+            assert error < TOLERANCE[dtype], (what, jax.tree_util.keystr(path), dtype, error)
 
 
 def _cast(x, dtype):

@@ -33,6 +33,21 @@ def run(tmp_path):
         checkpoints.close()
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The last state and the metrics of a run in one piece."""
+    metrics_file = tmp_path_factory.mktemp("whole") / "metrics.jsonl"
+    batches = train.Batches(points(), 4, 0)
+    state = train.fit(start(), STEP, batches, STEPS, metrics_file=metrics_file, evaluate=accuracy, log_every=2)
+    return state, metrics_file.read_bytes()
+
+
+def assert_same_run(run, whole):
+    (state, metrics_file), (whole_state, metrics) = run, whole
+    assert_same_bits(state, whole_state)
+    assert metrics_file.read_bytes() == metrics
+
+
 def accuracy(state):
     return {"test_accuracy": jnp.sum(state.params["dense_0"]["kernel"])}
 
@@ -77,31 +92,24 @@ def test_the_state_is_that_of_a_plain_loop(run):
 
 
 @pytest.mark.parametrize("stop", [1, 4, 6, 9])
-def test_a_run_stopped_and_resumed_is_that_of_one_piece(run, stop):
-    whole, whole_metrics = run("whole")
+def test_a_run_stopped_and_resumed_is_that_of_one_piece(run, stop, whole):
     with pytest.raises(RuntimeError, match="power cut"):
         run("stopped", raises_at(stop, RuntimeError("power cut")))
-    resumed, resumed_metrics = run("stopped")
-    assert_same_bits(resumed, whole)
-    assert resumed_metrics.read_bytes() == whole_metrics.read_bytes()
+    assert_same_run(run("stopped"), whole)
 
 
 @pytest.mark.parametrize("stop", [1, 4, 6])
-def test_ctrl_c_leaves_a_checkpoint_to_go_on_from(run, stop, tmp_path):
-    whole, whole_metrics = run("whole")
+def test_ctrl_c_leaves_a_checkpoint_to_go_on_from(run, stop, whole, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run("stopped", raises_at(stop))
     left = train.Checkpoints(tmp_path / "stopped" / "checkpoints")
     assert left.latest() == stop - 1
     left.close()
-    resumed, resumed_metrics = run("stopped")
-    assert_same_bits(resumed, whole)
-    assert resumed_metrics.read_bytes() == whole_metrics.read_bytes()
+    assert_same_run(run("stopped"), whole)
 
 
 @pytest.mark.parametrize("within", ["step", "evaluation"])
-def test_ctrl_c_waits_for_the_end_of_the_step(run, within, tmp_path):
-    whole, whole_metrics = run("whole")
+def test_ctrl_c_waits_for_the_end_of_the_step(run, within, whole, tmp_path):
 
     def interrupted(fun, at):
         calls = itertools.count(1)
@@ -121,9 +129,7 @@ def test_ctrl_c_waits_for_the_end_of_the_step(run, within, tmp_path):
     assert left.latest() == (3 if within == "step" else 4)
     left.close()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    resumed, resumed_metrics = run("stopped")
-    assert_same_bits(resumed, whole)
-    assert resumed_metrics.read_bytes() == whole_metrics.read_bytes()
+    assert_same_run(run("stopped"), whole)
 
 
 def test_a_second_ctrl_c_does_not_wait(run, tmp_path):
