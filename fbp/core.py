@@ -25,7 +25,8 @@ class Site(NamedTuple):
     needs: for each input, whether it wants a cotangent. A rule saves no residual that only an unwanted one would read.
     avals: shape and dtype of each input. Free to keep, so never a residual.
     out_avals: shape and dtype of each output, once the rule's fwd has given them.
-    path: the name stack, "encoder/layer_3", as `jax.named_scope` and Flax modules write it.
+    path: the name stack, "encoder/layer_3", as `jax.named_scope` and Flax modules write it. Inside a jitted
+        function or a loop it is relative to that: it is traced once for all its calls.
     source: the line of the user's program.
     vjp: `vjp(fun, needs, *xs) -> ys, pullback` differentiates an inner function with the rulebook in force. The ys are
         flat, each an array or `Stopped`; the pullback takes a cotangent for each y (None is zero) and returns one for

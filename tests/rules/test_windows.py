@@ -1,0 +1,49 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+import fbp
+from fbp.check.cases.windows import CASES
+from fbp.check.suite import check_case
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_agrees_with_jax(case):
+    check_case(case, "float64")
+
+
+def kept(fun, *xs):
+    """What the backward pass keeps."""
+    return jax.tree.leaves(fbp.vjp(fun, *xs)[1])
+
+
+IMAGE = jnp.asarray(np.random.default_rng(0).integers(0, 3, (1, 6, 6, 2)), jnp.float32)
+
+
+def max_pool(x, window=(1, 2, 2, 1), strides=(1, 2, 2, 1), padding="VALID"):
+    return lax.reduce_window(x, -jnp.inf, lax.max, window, strides, padding)
+
+
+def test_in_a_tie_the_same_element_of_the_window_gets_the_cotangent_as_in_jax():
+    for options in {}, {"strides": (1, 1, 1, 1)}, {"padding": "SAME", "window": (1, 3, 3, 1)}:
+        fun = lambda x, options=options: jnp.sum(max_pool(x, **options) ** 2)
+        np.testing.assert_array_equal(fbp.grad(fun)(IMAGE), jax.grad(fun)(IMAGE))
+
+
+def test_max_pooling_keeps_small_integers_only():
+    (places,) = kept(max_pool, IMAGE)
+    assert places.dtype == jnp.int8 and places.shape == (1, 3, 3, 2)
+
+
+def test_sum_pooling_keeps_nothing():
+    assert kept(lambda x: lax.reduce_window(x, 0.0, lax.add, (1, 2, 2, 1), (1, 2, 2, 1), "SAME"), IMAGE) == []
+
+
+def test_cumulative_operations_in_both_directions():
+    x = jnp.array([2.0, -1.0, 0.5, 3.0])
+    for fun in (lax.cumsum, lax.cumprod, lax.cummax, lax.cumlogsumexp):
+        for reverse in False, True:
+            loss = lambda x, fun=fun, reverse=reverse: jnp.sum(fun(x, reverse=reverse) * jnp.arange(4.0))
+            np.testing.assert_allclose(fbp.grad(loss)(x), jax.grad(loss)(x), rtol=1e-5)
