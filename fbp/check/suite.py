@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Primitive, jaxprs_in_params
+from jax.interpreters.partial_eval import dce_jaxpr
 
 from fbp.api import vjp
 from fbp.check.case import Case
@@ -169,22 +170,11 @@ def _residuals(fun, xs, y_bars) -> list[str]:
     if len({id(leaf) for leaf in leaves}) < len(leaves):
         failures.append("residuals: an array is kept twice")
     jaxpr = jax.make_jaxpr(lambda leaves: jax.tree.unflatten(tree, leaves)(y_bars))(leaves)
-    read = {v for eqn in _dce(jaxpr) for v in eqn.invars if not hasattr(v, "val")} | set(jaxpr.jaxpr.outvars)
-    unread = [v.aval.str_short() for v in jaxpr.jaxpr.invars if v not in read]
+    _, read = dce_jaxpr(jaxpr.jaxpr, [True] * len(jaxpr.jaxpr.outvars))
+    unread = [v.aval.str_short() for v, is_read in zip(jaxpr.jaxpr.invars, read, strict=True) if not is_read]
     if unread:
         failures.append(f"residuals: kept but never read: {', '.join(unread)}")
     return failures
-
-
-def _dce(jaxpr) -> list:
-    """The equations that an output depends on."""
-    live = {v for v in jaxpr.jaxpr.outvars if not hasattr(v, "val")}
-    chosen = []
-    for eqn in reversed(jaxpr.jaxpr.eqns):
-        if live.intersection(eqn.outvars):
-            chosen.append(eqn)
-            live.update(v for v in eqn.invars if not hasattr(v, "val"))
-    return chosen
 
 
 def _random(x, rng):

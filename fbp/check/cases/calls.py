@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.extend.core import primitives as p
 
 from fbp.check.case import Case, fixed, integers, normal
 
@@ -14,6 +15,11 @@ XY = (normal(2, 3), normal(2, 3))
 
 def layer(x, y):
     return jnp.tanh(x) * y, x * x
+
+
+def closed_call(x, y):
+    params = {"call_jaxpr": jax.make_jaxpr(layer)(x, y)}
+    return p.closed_call_p.bind(x, y, **p.closed_call_p.get_bind_params(params))
 
 
 @jax.custom_jvp
@@ -52,6 +58,7 @@ CASES = [
     Case("jit/nested", jax.jit(lambda x, y: jax.jit(layer)(x * y, y)), XY),
     Case("jit/inlined", jax.jit(layer, inline=True), XY),
     Case("jit/equal layers", lambda x, y: functools.reduce(lambda h, _: jax.jit(layer)(h, y)[0], range(4), x), XY),
+    Case("closed_call", closed_call, XY),
     Case("remat", jax.checkpoint(layer), XY),
     Case("remat/in jit", jax.jit(lambda x, y: jax.checkpoint(layer)(x * y, y)), XY),
     Case("remat/allow cse", jax.checkpoint(layer, prevent_cse=False), XY),

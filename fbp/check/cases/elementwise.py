@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import SingleDeviceSharding
 
 from fbp.check.case import Case, fixed, integers, normal, uniform
 
@@ -17,6 +18,10 @@ EXTREMES = (fixed([0.0, -0.0, 1.0, jnp.inf, -jnp.inf]),)
 CASES = [
     Case("neg", lax.neg, X, complex=True),
     Case("add", lax.add, XY, complex=True),
+    Case("add_any", lambda x: jax.vjp(lambda x: jnp.sin(x) * x, x)[1](x)[0], X),
+    Case(
+        "sharding_constraint", lambda x: x * lax.with_sharding_constraint(x, SingleDeviceSharding(jax.devices()[0])), X
+    ),
     Case("add/broadcast", lambda x, s: s + x, (normal(2, 3), normal()), complex=True),
     Case("sub", lax.sub, XY, complex=True),
     Case("sub/broadcast", lambda x, s: s - x, (normal(2, 3), normal(1, 3)), complex=True),

@@ -43,5 +43,11 @@ CASES = [
     ),
     Case("reduce_window_max/large", pool(lax.max, -jnp.inf, (6, 6), (1, 1)), (distinct(7, 8),)),
     Case("reduce_window_min", pool(lax.min, jnp.inf, (2, 2), (2, 2)), (distinct(4, 6),)),
+    Case(
+        "select_and_gather_add",
+        lambda x, t: jax.jvp(pool(lax.max, -jnp.inf, (2, 2), (2, 2)), (x,), (t,))[1],
+        (distinct(4, 6), normal(4, 6)),
+        second=False,
+    ),
     Case("select_and_scatter_add", twice(pool(lax.max, -jnp.inf, (2, 2), (2, 2))), (distinct(4, 6),), second=False),
 ]
