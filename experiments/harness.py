@@ -84,6 +84,18 @@ class Run:
         return path
 
 
+def at_least(config: Config, **least: int) -> None:
+    """Raises UserError for options below their least value, all of them at once; None is not given."""
+    values = {name: getattr(config, name) for name in least}
+    wrong = [
+        f"--{name.replace('_', '-')} {value} (at least {least[name]})"
+        for name, value in values.items()
+        if value is not None and value < least[name]
+    ]
+    if wrong:
+        raise UserError(f"these options are too small: {', '.join(wrong)}. Give larger numbers.")
+
+
 def main(config_class: type[C], experiment: Callable[[C, Run], None], args: list[str] | None = None) -> None:
     """Reads the options, runs the experiment, and turns a `UserError` into a paragraph and exit status 1.
 
@@ -113,7 +125,7 @@ def main(config_class: type[C], experiment: Callable[[C, Run], None], args: list
                 f"\nStopped. Go on with: scripts/run {name} --resume {run.folder}", markup=False, soft_wrap=True
             )
             sys.exit(130)
-    except (UserError, CheckpointMismatch) as error:
+    except (UserError, CheckpointMismatch, FloatingPointError) as error:
         Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
         sys.exit(1)
 

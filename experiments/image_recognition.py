@@ -14,7 +14,7 @@ import optax
 
 import fbp
 from experiments import datasets
-from experiments.harness import Config, Run, console, main
+from experiments.harness import Config, Run, at_least, console, main
 from fbp import nn, report, train
 
 
@@ -48,6 +48,7 @@ MODELS = {
 
 
 def experiment(config: ImageRecognition, run: Run) -> None:
+    at_least(config, seed=0, epochs=1, batch_size=1, limit=config.batch_size)
     images = datasets.load(config.data, config.data_folder)
     train_x, train_y, test_x, test_y = (a[: config.limit] for a in images[:4])
     layer = MODELS[config.model]()

@@ -57,9 +57,10 @@ def transformer():
 
 def conv_net():
     graph, params, rest = nnx.split(ConvNet(nnx.Rngs(0)), nnx.Param, ...)
+    rest = jax.tree.map(lambda s: s.astype(float), rest)
 
     def loss(params, x):
-        model = nnx.merge(graph, params, rest)
+        model = nnx.merge(graph, params, rest, copy=True)
         losses = optax.softmax_cross_entropy_with_integer_labels(model(x), jnp.arange(6) % 3)
         return jnp.mean(losses)
 
@@ -109,7 +110,7 @@ def test_running_statistics_leave_as_aux():
     x = normal(6, 8, 8, 1)
 
     def loss(params):
-        model = nnx.merge(graph, params, rest)
+        model = nnx.merge(graph, params, rest, copy=True)
         return jnp.mean(model(x) ** 2), nnx.state(model, nnx.BatchStat)
 
     (ours, stats), (theirs, expected) = (jax.jit(m.grad(loss, has_aux=True))(params) for m in (fbp, jax))

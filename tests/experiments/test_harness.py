@@ -9,7 +9,7 @@ from typing import Literal
 import jax
 import pytest
 
-from experiments.harness import Config, Run, UserError, main
+from experiments.harness import Config, Run, UserError, at_least, main
 from fbp.train import CheckpointMismatch
 
 
@@ -168,3 +168,14 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, capsys):
 
 def test_a_file_of_a_run(tmp_path):
     assert Run("adding", Adding(out=tmp_path)).path("x.png") == tmp_path / "x.png"
+
+
+def test_options_that_are_too_small_are_told_all_at_once():
+    @dataclasses.dataclass(frozen=True)
+    class Options(Config):
+        epochs: int = 0
+        limit: int | None = None
+
+    with pytest.raises(UserError, match=r"--seed -1 \(at least 0\), --epochs 0 \(at least 1\)"):
+        at_least(Options(seed=-1), seed=0, epochs=1, limit=3)
+    at_least(Options(epochs=1), seed=0, epochs=1, limit=3)
