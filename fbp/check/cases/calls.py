@@ -1,6 +1,7 @@
 """Cases for `fbp.rules.calls`."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +36,7 @@ def _(primals, tangents):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def with_vjp(power, tree, n):
+def with_vjp(power, tree, n) -> Any:
     return tree["x"] ** power * tree["y"], n
 
 
