@@ -55,6 +55,7 @@ CASES = [
     Case("log/extremes", lax.log, (fixed([0.0, jnp.inf]),), second=False),
     Case("log1p", lax.log1p, POSITIVE, complex=True),
     Case("log2", jnp.log2, POSITIVE),
+    Case("one_minus_square", getattr(lax, "one_minus_square", lambda x: 1 - x * x), X, complex=True),  # since jax 0.11
     Case("logistic", lax.logistic, X, complex=True),
     Case("logistic/extremes", lax.logistic, (fixed([-100.0, 100.0, jnp.inf, -jnp.inf]),)),
     Case("sin", lax.sin, X, complex=True),
