@@ -13,6 +13,7 @@ from jax.extend.core import primitives as p
 
 from fbp import _compat
 from fbp.core import Rule, Stopped, value, zeros
+from fbp.rules.common import keep_nothing
 from fbp.rules.residuals import carve, refill
 
 
@@ -59,10 +60,6 @@ def _remat_backward(site, xs, *y_bars, jaxpr, prevent_cse, **_):
         xs = lax.optimization_barrier(xs)
     _, pullback = site.vjp(_compat.jaxpr_fun(jaxpr), site.needs, *xs)
     return pullback(*y_bars)
-
-
-def _barrier_forward(site, *xs):
-    return site.primitive.bind(*xs), ()
 
 
 def _barrier_backward(site, _, *y_bars):
@@ -112,7 +109,7 @@ RULES = {
     p.jit_p: Rule(_jit_forward, _jit_backward),
     p.closed_call_p: Rule(_call_forward, _call_backward),
     p.remat_p: Rule(_remat_forward, _remat_backward),
-    _compat.optimization_barrier_p: Rule(_barrier_forward, _barrier_backward),
+    _compat.optimization_barrier_p: Rule(keep_nothing, _barrier_backward),
     p.custom_jvp_call_p: Rule(_custom_jvp_forward, _call_backward),
     p.custom_vjp_call_p: Rule(_custom_vjp_forward, _custom_vjp_backward),
 }

@@ -52,8 +52,8 @@ def as_gather(numbers: lax.ScatterDimensionNumbers) -> lax.GatherDimensionNumber
     )
 
 
-def _gather_forward(site, x, indices, **params):
-    return site.primitive.bind(x, indices, **params), indices
+def _keep_indices(site, x, indices, *updates, **params):
+    return site.primitive.bind(x, indices, *updates, **params), indices
 
 
 def _gather_backward(
@@ -83,17 +83,9 @@ def write(scatter, x, indices, updates, *, dimension_numbers, mode, indices_are_
     return scatter(x, indices, updates, dimension_numbers, **options)
 
 
-def _scatter_add_forward(site, x, indices, updates, **params):
-    return site.primitive.bind(x, indices, updates, **params), indices
-
-
 def _scatter_add_backward(site, indices, g, **params):
     """y = x, and y[i] += u  =>  x_bar = g, u_bar = g[i]."""
     return [g, None, read_back(g, indices, site.avals[2], **params) if site.needs[2] else None]
-
-
-def _scatter_forward(site, x, indices, updates, **params):
-    return site.primitive.bind(x, indices, updates, **params), indices
 
 
 def _scatter_backward(site, indices, g, **params):
@@ -146,9 +138,9 @@ def _scatter_choose_backward(site, residuals, g, **params):
 RULES = {
     p.dynamic_slice_p: Rule(_dynamic_slice_forward, _dynamic_slice_backward),
     p.dynamic_update_slice_p: Rule(_dynamic_update_slice_forward, _dynamic_update_slice_backward),
-    p.gather_p: Rule(_gather_forward, _gather_backward),
-    p.scatter_add_p: Rule(_scatter_add_forward, _scatter_add_backward),
-    p.scatter_p: Rule(_scatter_forward, _scatter_backward),
+    p.gather_p: Rule(_keep_indices, _gather_backward),
+    p.scatter_add_p: Rule(_keep_indices, _scatter_add_backward),
+    p.scatter_p: Rule(_keep_indices, _scatter_backward),
     p.scatter_mul_p: Rule(_scatter_mul_forward, _scatter_mul_backward),
     p.scatter_max_p: Rule(_scatter_choose_forward, _scatter_choose_backward),
     p.scatter_min_p: Rule(_scatter_choose_forward, _scatter_choose_backward),

@@ -6,6 +6,7 @@ from jax import lax
 from jax.extend.core import primitives as p
 
 from fbp.core import Rule, table, zeros
+from fbp.rules.common import keep_nothing
 
 
 def broadcast_bar(g, *, site, broadcast_dimensions):
@@ -45,18 +46,10 @@ def unpad(g, padding_config):
     return lax.slice(g, (0,) * g.ndim, g.shape, [i + 1 for i in interior])
 
 
-def _pad_forward(site, x, value, **params):
-    return site.primitive.bind(x, value, **params), ()
-
-
 def _pad_backward(site, _, g, *, padding_config):
     """y = x with `value` around it  =>  x_bar is the inside of g, and value_bar the sum of the rest."""
     x_bar = unpad(g, padding_config)
     return [x_bar, jnp.sum(g, dtype=g.dtype) - jnp.sum(x_bar, dtype=g.dtype) if site.needs[1] else None]
-
-
-def _concatenate_forward(site, *xs, dimension):
-    return site.primitive.bind(*xs, dimension=dimension), ()
 
 
 def _concatenate_backward(site, _, g, *, dimension):
@@ -68,10 +61,6 @@ def _concatenate_backward(site, _, g, *, dimension):
     ]
 
 
-def _split_forward(site, x, **params):
-    return site.primitive.bind(x, **params), ()
-
-
 def written_out(y_bars, avals):
     """Cotangents, with zeros for None."""
     return [zeros(aval) if y_bar is None else y_bar for y_bar, aval in zip(y_bars, avals, strict=True)]
@@ -79,10 +68,6 @@ def written_out(y_bars, avals):
 
 def _split_backward(site, _, *y_bars, axis, **__):
     return [lax.concatenate(written_out(y_bars, site.out_avals), axis)]
-
-
-def _stack_forward(site, *xs, **params):
-    return site.primitive.bind(*xs, **params), ()
 
 
 def _stack_backward(site, _, g, *, axis):
@@ -107,10 +92,10 @@ RULES = {
     p.rev_p: table(lambda g, *, dimensions: lax.rev(g, dimensions)),
     p.broadcast_in_dim_p: table(broadcast_bar),
     p.slice_p: table(slice_bar),
-    p.pad_p: Rule(_pad_forward, _pad_backward),
-    p.concatenate_p: Rule(_concatenate_forward, _concatenate_backward),
-    lax.split_p: Rule(_split_forward, _split_backward),
-    lax.stack_p: Rule(_stack_forward, _stack_backward),
-    lax.unstack_p: Rule(_split_forward, _unstack_backward),
+    p.pad_p: Rule(keep_nothing, _pad_backward),
+    p.concatenate_p: Rule(keep_nothing, _concatenate_backward),
+    lax.split_p: Rule(keep_nothing, _split_backward),
+    lax.stack_p: Rule(keep_nothing, _stack_backward),
+    lax.unstack_p: Rule(keep_nothing, _unstack_backward),
     lax.tile_p: table(tile_bar),
 }  # fmt: skip
