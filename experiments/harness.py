@@ -43,7 +43,9 @@ C = TypeVar("C", bound=Config)
 
 
 class Run:
-    """A run's folder. `path("x.png")` is a file in it; `finish(metrics)` writes result.json, and names it last."""
+    """A run's folder, made when the first file is asked for, so that a run refused for its data leaves nothing behind.
+
+    `path("x.png")` is a file in it; `finish(metrics)` writes result.json, and names it last."""
 
     def __init__(self, name: str, config: Config):
         self.name, self.config = name, config
@@ -57,10 +59,11 @@ class Run:
                     f"{self.folder} is there already and not empty. Choose another --out, or go on with that run by "
                     f"--resume {self.folder}."
                 )
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._write("config.json", _jsonable(config))
 
     def path(self, name: str) -> pathlib.Path:
+        if not (self.folder / "config.json").exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            _write(self.folder / "config.json", _jsonable(self.config))
         return self.folder / name
 
     def finish(self, metrics: dict[str, Any]) -> None:
@@ -74,14 +77,7 @@ class Run:
             "device": f"{device.platform}: {device.device_kind}",
             "metrics": metrics,
         }
-        console.print(self._write("result.json", result), soft_wrap=True)
-
-    def _write(self, name: str, content: Any) -> pathlib.Path:
-        path = self.path(name)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(content, indent=2) + "\n")
-        os.replace(temporary, path)
-        return path
+        console.print(_write(self.path("result.json"), result), soft_wrap=True)
 
 
 def at_least(config: Config, **least: int) -> None:
@@ -109,7 +105,7 @@ def main(config_class: type[C], experiment: Callable[[C, Run], None], args: list
         if config.resume:
             saved = _saved_config(config_class, config.resume)
             config = tyro.cli(config_class, args=args, default=saved)
-            kept = dataclasses.replace(config, resume=None, out=saved.out)
+            kept = dataclasses.replace(config, resume=None)
             if kept != saved:
                 changed = [f.name for f in dataclasses.fields(saved) if getattr(kept, f.name) != getattr(saved, f.name)]
                 options = ", ".join(f"--{field.replace('_', '-')}" for field in changed)
@@ -121,9 +117,8 @@ def main(config_class: type[C], experiment: Callable[[C, Run], None], args: list
         try:
             experiment(config, run)
         except KeyboardInterrupt:
-            console.print(
-                f"\nStopped. Go on with: scripts/run {name} --resume {run.folder}", markup=False, soft_wrap=True
-            )
+            how = f" Go on with: scripts/run {name} --resume {run.folder}" if run.folder.exists() else ""
+            console.print(f"\nStopped.{how}", markup=False, soft_wrap=True)
             sys.exit(130)
     except (UserError, CheckpointMismatch, FloatingPointError) as error:
         Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
@@ -143,6 +138,14 @@ def _saved_config(config_class: type[C], folder: pathlib.Path) -> C:
         raise UserError(f"--resume {folder}: there is no {path}, so this is not the folder of a run.") from None
     except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"--resume {folder}: {path} is not a configuration of this experiment ({error}).") from None
+
+
+def _write(path: pathlib.Path, content: Any) -> pathlib.Path:
+    """Whole or not at all."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(temporary, path)
+    return path
 
 
 def _jsonable(config: Config) -> dict[str, Any]:

@@ -9,6 +9,8 @@ import pytest
 
 import fbp
 
+pytestmark = pytest.mark.usefixtures("leak_checks")
+
 
 def assert_same(ours, theirs):
     """Equal structure, type (weak or not) and value."""

@@ -46,7 +46,7 @@ def run_case(case: Case, dtype: str) -> Outcome:
     - the same for every set of wanted inputs, and without jit;
     - the adjoint identity ⟨y_bar, J v⟩ = ⟨Jᵀ y_bar, v⟩ with JAX's forward mode;
     - under vmap; and the second derivative, ours of ours against JAX's of JAX's;
-    - no residual is kept twice, and every residual kept is read.
+    - no residual is kept twice, and every residual kept is read; no tracer outlives its trace.
     """
     thorough = dtype in ("float64", "complex128")
     with jax.enable_x64(thorough), jax.numpy_dtype_promotion("standard"):
@@ -93,6 +93,9 @@ def _run(case: Case, dtype: str, thorough: bool) -> Outcome:
     def both(*xs):
         return [transform(fun, *xs)[1](y_bars) for transform in (vjp, jax.vjp)]
 
+    if thorough:  # first, before an inner function is traced and cached
+        checks += 1
+        failures += _leaks(fun, xs, y_bars)
     ours, theirs = jax.jit(both)(*xs)
     compare("jit", ours, theirs, measured=True)
     compare("types", [jnp.zeros_like(x) for x in ours], [jnp.zeros_like(x) for x in xs])
@@ -175,6 +178,17 @@ def _residuals(fun, xs, y_bars) -> list[str]:
     if unread:
         failures.append(f"residuals: kept but never read: {', '.join(unread)}")
     return failures
+
+
+def _leaks(fun, xs, y_bars) -> list[str]:
+    with jax.checking_leaks():
+        try:
+            jax.make_jaxpr(lambda *xs: vjp(fun, *xs)[1](y_bars))(*xs)
+        except Exception as error:  # of no class of its own
+            if "Leaked" not in str(error):
+                raise
+            return [f"leaks: {str(error).splitlines()[0]}"]
+    return []
 
 
 def _random(x, rng):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from matplotlib import colors
 from matplotlib.figure import Figure
 
-BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#777777"
+BLUE, ORANGE, GREEN, GREY, PURPLE, YELLOW = "#0072B2", "#D55E00", "#009E73", "#777777", "#CC79A7", "#E69F00"
 Path = str | pathlib.Path
 
 
@@ -23,7 +24,7 @@ def learning_curve(
     above, below = figure.subplots(2, sharex=True)
     above.plot(list(train), list(train.values()), color=BLUE, linewidth=1.2)
     above.set(ylabel="training loss", yscale="log", title=title)
-    for (name, scores), color in zip(test.items(), (ORANGE, GREEN, BLUE, GREY), strict=False):
+    for (name, scores), color in zip(test.items(), itertools.cycle((ORANGE, GREEN, BLUE, GREY, PURPLE, YELLOW))):
         below.plot(
             list(scores), list(scores.values()), marker="o", markersize=3, color=color, label=name.replace("_", " ")
         )

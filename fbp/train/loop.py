@@ -37,8 +37,8 @@ def fit(
     second Ctrl-C does not wait). After a resume, lines of steps that will be taken again are dropped, so the file is that
     of an uninterrupted run.
 
-    Raises FloatingPointError if the loss is not finite at a logged step or the end of an epoch; the last checkpoint is
-    from before.
+    Raises FloatingPointError if the loss or a gradient is not finite at a logged step or the end of an epoch; the last
+    checkpoint is from before.
     """
     log = _Log(pathlib.Path(metrics_file), int(state.step))
     stream = batches.from_step(int(state.step))
@@ -61,11 +61,7 @@ def fit(
                 epoch_ends = step % batches.steps_per_epoch == 0 or step == steps
                 if logged or epoch_ends or interrupt.asked:
                     metrics = _floats(metrics)
-                    if not np.isfinite(metrics["loss"]):
-                        raise FloatingPointError(
-                            f"the loss is {metrics['loss']} at step {step}. Lower the learning rate, or look at the gradient "
-                            f"norms in {log.path} for the layer where it began."
-                        )
+                    _check_finite(step, metrics, log.path)
                 if logged:
                     log.write({"step": step, **metrics})
                     progress.update(task, shown=f"loss {metrics['loss']:.4f}")
@@ -100,6 +96,16 @@ def evaluate(
         padding = [(0, batch_size - len(x))] + [(0, 0)] * (x.ndim - 1)
         outputs.append(np.asarray(predict(state, np.pad(x, padding)))[: len(x)])
     return np.concatenate(outputs)
+
+
+def _check_finite(step: int, metrics: dict[str, Any], path: pathlib.Path) -> None:
+    bad = [name for name, norm in metrics.get("grad_norm", {}).items() if not np.isfinite(norm)]
+    if not np.isfinite(metrics["loss"]) or bad:
+        gradients = f", and the gradient is not finite in {', '.join(bad)}" if bad else ""
+        raise FloatingPointError(
+            f"the loss is {metrics['loss']} at step {step}{gradients}. Lower the learning rate, or look at the gradient "
+            f"norms in {path} for the layer where it began."
+        )
 
 
 class _Interrupt:

@@ -70,7 +70,8 @@ def make_train_step(
     def step(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Any]]:
         rng = jax.random.fold_in(state.rng, state.step)
         model_state, grads, metrics = (gradients if accumulate == 1 else accumulated)(state, batch, rng)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        with jax.numpy_dtype_promotion("standard"):  # optax's schedules and moments mix int32 and float32
+            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         state = TrainState(params, model_state, opt_state, state.step + 1, state.rng)
         return state, metrics | {"grad_norm": layer_norms(grads)}

@@ -72,6 +72,15 @@ def test_a_residual_that_nobody_reads_is_found(monkeypatch):
     assert failures(monkeypatch, wasteful) == ["residuals"]
 
 
+def test_a_tracer_that_outlives_its_trace_is_found(monkeypatch):
+    def forward(site, x, **_):
+        forward.seen = x
+        return lax.sin(x), x
+
+    leaky = fbp.Rule(forward, lambda site, x, g, **_: [g * lax.cos(x)])
+    assert failures(monkeypatch, leaky) == ["leaks"]
+
+
 def test_a_wrong_second_derivative_is_found(monkeypatch):
     cos_of = jax.custom_jvp(lax.cos)
     cos_of.defjvp(lambda x, t: (lax.cos(*x), 2 * t[0]))

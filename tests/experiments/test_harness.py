@@ -102,8 +102,9 @@ def test_the_same_options_may_be_given_again(tmp_path):
 def test_changed_options_are_refused(tmp_path, capsys):
     called("--out", tmp_path)
     before = (tmp_path / "result.json").read_bytes()
-    error = refused(capsys, "--resume", tmp_path, "--seed", 1, "--unit", "pears", "--source", "x")
-    assert "but --seed, --unit, --source would change them. Leave them out, or start a new run." in error
+    options = "--out", tmp_path / "other", "--seed", 1, "--unit", "pears", "--source", "x"
+    error = refused(capsys, "--resume", tmp_path, *options)
+    assert "but --out, --seed, --unit, --source would change them. Leave them out, or start a new run." in error
     assert (tmp_path / "result.json").read_bytes() == before
 
 
@@ -138,6 +139,14 @@ def test_help_names_the_experiment_and_its_options(capsys):
         assert text in shown
 
 
+def test_a_run_refused_for_its_data_leaves_nothing_behind(tmp_path, capsys):
+    def experiment(config, run):
+        raise UserError("no images")
+
+    refused(capsys, "--out", tmp_path / "run", experiment=experiment)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("kind", [UserError, CheckpointMismatch])
 @pytest.mark.parametrize("message", ["no [n, height] in /a/[b]", "no [/b] here", "long " * 60])
 def test_an_error_is_shown_as_it_is_in_one_paragraph(tmp_path, capsys, kind, message):
@@ -158,12 +167,23 @@ def test_a_bug_is_not_hidden(tmp_path):
 
 def test_ctrl_c_says_how_to_go_on(tmp_path, capsys):
     def experiment(config, run):
+        run.path("metrics.jsonl")
         raise KeyboardInterrupt
 
     folder = tmp_path / "a[b]"
     with pytest.raises(SystemExit, match="130"):
         called("--out", folder, experiment=experiment)
-    assert f"Go on with: scripts/run test_harness --resume {folder}\n" in capsys.readouterr().out
+    assert f"Stopped. Go on with: scripts/run test_harness --resume {folder}\n" in capsys.readouterr().out
+
+
+def test_ctrl_c_before_anything_was_written_leaves_nothing(tmp_path, capsys):
+    def experiment(config, run):
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit, match="130"):
+        called("--out", tmp_path / "run", experiment=experiment)
+    assert capsys.readouterr().out == "\nStopped.\n"
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_file_of_a_run(tmp_path):

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 
-import jax
 import matplotlib.image
 import numpy as np
 import pytest
@@ -18,24 +17,16 @@ PICTURES = ["confusion_matrix.png", "gradient_norms.png", "learning_curve.png", 
 OPTIONS = ["--data", "digits", "--model", "mlp", "--limit", "200"]
 
 
-@pytest.fixture(autouse=True)
-def optax_promotes_silently():
-    with jax.numpy_dtype_promotion("standard"):
-        yield
-
-
 @pytest.fixture(scope="module")
 def short(tmp_path_factory):
     """The folder of a run of one epoch."""
-    with jax.numpy_dtype_promotion("standard"):
-        return recognised(tmp_path_factory.mktemp("runs") / "short", "--epochs", 1)
+    return recognised(tmp_path_factory.mktemp("runs") / "short", "--epochs", 1)
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """The folder of a run of 20 epochs in one piece."""
-    with jax.numpy_dtype_promotion("standard"):
-        return recognised(tmp_path_factory.mktemp("runs") / "whole", "--epochs", 20)
+    return recognised(tmp_path_factory.mktemp("runs") / "whole", "--epochs", 20)
 
 
 def recognised(folder, *options, resume=False):

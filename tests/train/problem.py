@@ -8,19 +8,7 @@ import optax
 from fbp import nn, train
 
 LAYER = nn.mlp((8, 2))
-
-
-def adam(learning_rate):
-    optimizer = optax.adamw(learning_rate)
-
-    def update(*args):
-        with jax.numpy_dtype_promotion("standard"):  # optax promotes silently
-            return optimizer.update(*args)
-
-    return optax.GradientTransformation(optimizer.init, update)
-
-
-OPTIMIZER = adam(1e-2)
+OPTIMIZER = optax.adamw(1e-2)
 
 
 def points(n=16):

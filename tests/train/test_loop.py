@@ -37,7 +37,7 @@ def run(tmp_path):
 def whole(tmp_path_factory):
     """The last state and the metrics of a run in one piece."""
     metrics_file = tmp_path_factory.mktemp("whole") / "metrics.jsonl"
-    batches = train.Batches(points(), 4, 0)
+    batches = train.Batches(points(), 16, 0)
     state = train.fit(start(), STEP, batches, STEPS, metrics_file=metrics_file, evaluate=accuracy, log_every=2)
     return state, metrics_file.read_bytes()
 
@@ -173,13 +173,30 @@ def test_a_loss_that_is_not_finite_is_an_error_and_not_kept(run, log_every, name
     calls = itertools.count(1)
     transform = lambda batch, rng: batch | {"x": batch["x"] * np.float32("nan" if next(calls) >= 6 else 1)}
     with pytest.raises(
-        FloatingPointError, match=rf"the loss is nan at step {named}\. Lower the learning rate.*metrics"
+        FloatingPointError,
+        match=rf"the loss is nan at step {named}, .* dense_1/bias.*\. Lower the learning",
     ):
         run("a", transform, log_every=log_every)
     left = train.Checkpoints(tmp_path / "a" / "checkpoints")
     assert left.latest() == 4
     assert all(np.isfinite(x).all() for x in left.restore(start()).params["dense_0"].values())
     left.close()
+
+
+def test_a_gradient_that_is_not_finite_is_an_error_and_not_kept(tmp_path):
+    """sqrt has no derivative at 0: the loss is finite there, its gradient is not."""
+
+    def loss(params, model_state, batch, rng):
+        return jnp.sum(jnp.sqrt(params["dense_0"]["bias"] * 0)), (model_state, {})
+
+    checkpoints = train.Checkpoints(tmp_path / "checkpoints")
+    step, batches = train.make_train_step(loss, OPTIMIZER), train.Batches(points(), 16, 0)
+    with pytest.raises(
+        FloatingPointError, match=r"the loss is 0\.0 at step 1, and the gradient is not finite in dense_0/bias"
+    ):
+        train.fit(start(), step, batches, 8, metrics_file=tmp_path / "metrics.jsonl", checkpoints=checkpoints)
+    assert checkpoints.latest() is None
+    checkpoints.close()
 
 
 def test_evaluate_fills_up_the_last_batch_and_cuts_it():

@@ -15,7 +15,8 @@ def by_hand(state, batch, loss_fn=loss_fn):
     (loss, (model_state, metrics)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
         state.params, state.model_state, batch, rng
     )
-    updates, opt_state = OPTIMIZER.update(grads, state.opt_state, state.params)
+    with jax.numpy_dtype_promotion("standard"):
+        updates, opt_state = OPTIMIZER.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     metrics |= {"loss": loss, "grad_norm": train.layer_norms(grads)}
     return train.TrainState(params, model_state, opt_state, state.step + 1, state.rng), metrics
