@@ -130,6 +130,14 @@ class Record(jax.core.Trace):
             self.entries.append(Entry(rule, site, params, inputs, outputs, kept, tree))
         return tracers if primitive.multiple_results else tracers[0]
 
+    def finish(self) -> tuple[tuple[Entry, ...], list[jax.Array]]:
+        """The record and its arrays, which are let go of: what JAX caches of a function traced meanwhile (a jit in it)
+        may hold this trace for as long as the program runs."""
+        entries, arrays = tuple(self.entries), self.arrays
+        self.invalidate()
+        self.parent, self.entries, self.arrays, self.index_of = None, [], [], {}
+        return entries, arrays
+
     def is_stopped(self, y: Any) -> bool:
         return isinstance(y, Stopped) or not is_inexact(jax.typeof(y))
 
@@ -179,8 +187,8 @@ class Differentiate(NamedTuple):
                 outputs = fun(*inputs)
             ys = [trace.lower(y) if trace.slot(y) is not None else Stopped(y) for y in outputs]
             slots = tuple(trace.slot(y) for y in outputs)
-            trace.invalidate()
-        return ys, _prune(Tape(tuple(trace.entries), tuple(needs), slots), trace.arrays)
+            entries, arrays = trace.finish()
+        return ys, _prune(Tape(entries, tuple(needs), slots), arrays)
 
 
 @jax.tree_util.register_pytree_node_class

@@ -1,3 +1,6 @@
+import gc
+import weakref
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -126,6 +129,17 @@ def test_a_leaked_value_is_an_error():
     fbp.grad(lambda x: leaked.append(x) or x * x)(1.0)
     with pytest.raises(jax.errors.UnexpectedTracerError):
         leaked[0] * 2
+
+
+def test_residuals_live_no_longer_than_the_pullback():
+    """What JAX caches of a function traced meanwhile (relu, in a jit) does not hold on to the record."""
+    inner = jax.jit(lambda x: jax.nn.relu(x) * x)
+    y, pullback = fbp.vjp(lambda x: jnp.sum(jnp.exp(inner(x))), jnp.ones(3))
+    residuals = [weakref.ref(leaf) for leaf in jax.tree.leaves(pullback)]
+    assert residuals
+    del y, pullback
+    gc.collect()
+    assert [r() for r in residuals if r() is not None] == []
 
 
 def test_a_user_error_arrives_untouched():
