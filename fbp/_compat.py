@@ -56,6 +56,14 @@ def jaxpr_fun(jaxpr: Any) -> Callable[..., list]:
     return lambda *xs: jax.core.eval_jaxpr(jaxpr, (), *xs)
 
 
+def is_saveable(policy: Callable | None, eqn: Any) -> bool:
+    """Whether a policy of `jax.checkpoint` has the results of an equation saved. (Or offloaded: they are saved, too.)"""
+    if policy is None:
+        return False
+    answer = policy(eqn.primitive, *(v.aval for v in eqn.invars), **eqn.params)
+    return answer if isinstance(answer, bool) else type(answer).__name__ in ("SaveableType", "Offloadable")
+
+
 def _primitive_of(fun: Callable, *xs: Any) -> Any:
     return jax.make_jaxpr(fun)(*xs).eqns[-1].primitive
 

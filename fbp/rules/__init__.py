@@ -9,6 +9,7 @@ from fbp.rules import (
     ordering,
     products,
     reductions,
+    remat,
     shapes,
     special,
     windows,
@@ -24,5 +25,6 @@ RULES = Rulebook(
     | windows.RULES
     | products.RULES
     | calls.RULES
+    | remat.RULES
     | loops.RULES
 )

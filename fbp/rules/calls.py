@@ -1,4 +1,5 @@
-"""Calls: operations whose work is an inner function. jit, remat, and functions with a derivative of their own.
+"""Calls: operations whose work is an inner function. jit, functions with a derivative of their own, and linear
+solves.
 
 y = f(x) for an inner f  =>  x_bar = pullback of f. `site.vjp` differentiates the inner function with the rulebook in
 force, so a replaced rule reaches inside; its pullback is a pytree, and is the outer rule's residuals.
@@ -13,7 +14,7 @@ from jax.extend.core import primitives as p
 
 from fbp import _compat
 from fbp.core import Rule, Stopped, value, zeros
-from fbp.rules.common import keep_nothing
+from fbp.rules.common import split
 from fbp.rules.residuals import carve, refill
 
 
@@ -49,24 +50,6 @@ def _call_forward(site, *xs, call_jaxpr, **_):
 
 def _call_backward(site, pullback, *y_bars, **_):
     return pullback(*y_bars)
-
-
-def _remat_forward(site, *xs, jaxpr, **params):
-    return site.primitive.bind(*xs, jaxpr=jaxpr, **params), xs
-
-
-def _remat_backward(site, xs, *y_bars, jaxpr, prevent_cse, **_):
-    if prevent_cse:  # else XLA finds the forward pass to be the same computation, and keeps its values after all
-        xs = lax.optimization_barrier(xs)
-    _, pullback = site.vjp(_compat.jaxpr_fun(jaxpr), site.needs, *xs)
-    return pullback(*y_bars)
-
-
-def _barrier_backward(site, _, *y_bars):
-    """The cotangents are held together as the values were."""
-    flowing = {i: y_bar for i, y_bar in enumerate(y_bars) if y_bar is not None}
-    flowing = lax.optimization_barrier(flowing)
-    return [flowing.get(i) for i in range(len(y_bars))]
 
 
 def _custom_jvp_forward(site, *xs, jvp, symbolic_zeros):
@@ -105,11 +88,34 @@ def _custom_vjp_backward(site, residuals, *y_bars, bwd, symbolic_zeros, **_):
     return [None if isinstance(x, SymbolicZero) or _compat.is_internal_zero(x) else x for x in x_bars]
 
 
+def _linear_solve_forward(site, *args, const_lengths, **params):
+    ys = site.primitive.bind(*args, const_lengths=const_lengths, **params)
+    n = len(args) - sum(const_lengths)  # what follows x is what the solver has to say beside it
+    return [*ys[:n], *map(Stopped, ys[n:])], (args[: sum(const_lengths)], ys[:n])
+
+
+def _linear_solve_backward(site, residuals, *y_bars, const_lengths, jaxprs):
+    """A(w) x = b  =>  Aᵀ b_bar = x_bar and, as dA x + A dx = db, w_bar = -(pullback of w ↦ A(w) x)(b_bar)."""
+    if jaxprs.transpose_solve is None:
+        raise TypeError(
+            f"transpose_solve required for backwards mode automatic differentiation of custom_linear_solve: {site} has none. "
+            "Pass it, or symmetric=True."
+        )
+    consts, xs = residuals
+    w, vecmat, solve, transpose_solve = split(consts, *const_lengths[:-1])
+    x_bars = [zeros(jax.typeof(x)) if bar is None else bar for x, bar in zip(xs, y_bars, strict=False)]
+    transposed = {"const_lengths": const_lengths.transpose(), "jaxprs": jaxprs.transpose()}
+    solved = site.primitive.bind(*vecmat, *w, *transpose_solve, *solve, *x_bars, **transposed)
+    b_bars = solved[: len(xs)]
+    _, pullback = site.vjp(lambda *w: _compat.jaxpr_fun(jaxprs.matvec)(*w, *xs), site.needs[: len(w)], *w)
+    w_bars = pullback(*map(lax.neg, b_bars))
+    return [*w_bars, *[None] * (len(consts) - len(w)), *b_bars]
+
+
 RULES = {
     p.jit_p: Rule(_jit_forward, _jit_backward),
     p.closed_call_p: Rule(_call_forward, _call_backward),
-    p.remat_p: Rule(_remat_forward, _remat_backward),
-    _compat.optimization_barrier_p: Rule(keep_nothing, _barrier_backward),
     p.custom_jvp_call_p: Rule(_custom_jvp_forward, _call_backward),
     p.custom_vjp_call_p: Rule(_custom_vjp_forward, _custom_vjp_backward),
+    p.linear_solve_p: Rule(_linear_solve_forward, _linear_solve_backward),
 }

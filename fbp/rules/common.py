@@ -22,3 +22,19 @@ def is_complex(x: jax.Array) -> bool:
 def as_complex(x: jax.Array) -> jax.Array:
     """x + 0i."""
     return lax.complex(x, lax.full_like(x, 0))
+
+
+def where_flowing(bars, fun):
+    """`fun(places)` of the places of the cotangents that are not zero gives theirs; the others' stay zero."""
+    places = [i for i, bar in enumerate(bars) if bar is not None]
+    results = dict(zip(places, fun(places), strict=True))
+    return [results.get(i) for i in range(len(bars))]
+
+
+def split(values, *sizes):
+    """The first parts of a list, of these sizes, and the rest."""
+    parts = []
+    for size in sizes:
+        parts.append(list(values[:size]))
+        values = values[size:]
+    return *parts, list(values)

@@ -3,13 +3,14 @@
 Where f' can be written with y it is: y is the next operation's input, so keeping it is usually free.
 """
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import primitives as p
 
 from fbp import _compat
 from fbp.core import Rule, Stopped, table
-from fbp.rules.common import as_complex, is_complex, where
+from fbp.rules.common import as_complex, is_complex, keep_nothing, where, where_flowing
 
 
 def _stopped_forward(site, *xs, **params):
@@ -88,6 +89,19 @@ def _select_backward(site, which, g, **_):
     ]
 
 
+def _device_put_backward(site, _, *y_bars, devices, srcs, copy_semantics):
+    """y = x, in another place  =>  x_bar = y_bar, back where x was."""
+    host = jax.memory.Space.Host
+    srcs = [host if src is None and x.memory_space == host else src for src, x in zip(srcs, site.avals, strict=True)]
+
+    def back(places):
+        pick = lambda values: tuple(values[i] for i in places)
+        there_and_back = {"devices": pick(srcs), "srcs": pick(devices), "copy_semantics": pick(copy_semantics)}
+        return p.device_put_p.bind(*pick(y_bars), **there_and_back)
+
+    return where_flowing(y_bars, back)
+
+
 RULES = {
     # Arithmetic
     p.neg_p: table(lambda g: -g),
@@ -153,6 +167,7 @@ RULES = {
     p.convert_element_type_p: table(convert_bar),
     p.reduce_precision_p: table(lambda g, *, exponent_bits, mantissa_bits:
                                 lax.reduce_precision(g, exponent_bits, mantissa_bits)),
+    p.device_put_p: Rule(keep_nothing, _device_put_backward),
     p.copy_p: identity,
     p.name_p: identity,
     p.sharding_constraint_p: table(lambda g, *, sharding: lax.with_sharding_constraint(g, sharding)),

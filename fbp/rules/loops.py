@@ -20,16 +20,9 @@ from jax.extend.core import primitives as p
 
 from fbp import _compat
 from fbp.core import Rule, Stopped, value, zeros
+from fbp.rules.common import split
 from fbp.rules.residuals import Carved, carve, refill
-
-
-def split(values, *sizes):
-    """The first parts of a list, of these sizes, and the rest."""
-    parts = []
-    for size in sizes:
-        parts.append(list(values[:size]))
-        values = values[size:]
-    return *parts, list(values)
+from fbp.rules.staging import needed_for, read, run, variables
 
 
 def carry_fixpoint(vjp, body, needs, avals, n_consts, n_carry):
@@ -119,26 +112,15 @@ def _invariant_outputs(staged, consts, start):
     jaxpr = staged.jaxpr
     varying = set(jaxpr.invars[len(consts) :])
     for eqn in jaxpr.eqns:
-        if eqn.effects or varying.intersection(v for v in eqn.invars if not isinstance(v, Literal)):
+        if eqn.effects or varying.intersection(variables(eqn.invars)):
             varying.update(eqn.outvars)
     outputs = jaxpr.outvars[start:]
     invariant = [isinstance(v, Literal) or v not in varying for v in outputs]
+    fixed = [v for v, same in zip(outputs, invariant, strict=True) if same]
 
-    wanted = {v for v, same in zip(outputs, invariant, strict=True) if same and not isinstance(v, Literal)}
-    chosen = []
-    for eqn in reversed(jaxpr.eqns):
-        if wanted.intersection(eqn.outvars):
-            wanted.update(v for v in eqn.invars if not isinstance(v, Literal))
-            chosen.append(eqn)
     values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*staged.consts, *consts], strict=False))
-
-    def read(v):
-        return v.val if isinstance(v, Literal) else values[v]
-
-    for eqn in reversed(chosen):
-        results = eqn.primitive.bind(*map(read, eqn.invars), **eqn.primitive.get_bind_params(eqn.params))
-        values.update(zip(eqn.outvars, results if eqn.primitive.multiple_results else [results], strict=True))
-    return [read(v) for v, same in zip(outputs, invariant, strict=True) if same], invariant
+    run(needed_for(fixed, jaxpr.eqns)[0], values)
+    return read(values, fixed), invariant
 
 
 @jax.jit

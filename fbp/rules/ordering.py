@@ -5,6 +5,7 @@ from jax import lax
 from jax.extend.core import primitives as p
 
 from fbp.core import Rule, zeros
+from fbp.rules.common import where_flowing
 
 
 def _sort_forward(site, *xs, dimension, is_stable, num_keys):
@@ -15,10 +16,12 @@ def _sort_forward(site, *xs, dimension, is_stable, num_keys):
 
 def _sort_backward(site, order, *y_bars, dimension, **_):
     """y = x[order]  =>  x_bar[order] = y_bar: the cotangents, sorted by where their elements came from."""
-    flowing = [i for i, y_bar in enumerate(y_bars) if y_bar is not None]
-    _, *x_bars = lax.sort((order, *(y_bars[i] for i in flowing)), dimension=dimension, num_keys=1)
-    by_place = dict(zip(flowing, x_bars, strict=True))
-    return [by_place.get(i) for i in range(len(y_bars))]
+
+    def back(places):
+        _, *x_bars = lax.sort((order, *(y_bars[i] for i in places)), dimension=dimension, num_keys=1)
+        return x_bars
+
+    return where_flowing(y_bars, back)
 
 
 def _top_k_forward(site, x, **params):
@@ -36,4 +39,10 @@ def _top_k_backward(site, indices, y_bar, _, *, axis, **__):
 RULES = {
     p.sort_p: Rule(_sort_forward, _sort_backward),
     p.top_k_p: Rule(_top_k_forward, _top_k_backward),
+    p.approx_top_k_p: Rule(
+        _top_k_forward,
+        lambda site, indices, *y_bars, reduction_dimension, **_: _top_k_backward(
+            site, indices, *y_bars, axis=reduction_dimension
+        ),
+    ),
 }

@@ -1,10 +1,15 @@
 """Reductions and cumulative operations."""
 
+import math
+
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import primitives as p
 
+from fbp import _compat
 from fbp.core import Rule, table
+from fbp.rules.common import split
 
 
 def spread(g, shape, axes):
@@ -48,7 +53,46 @@ def scanned(combine):
     return Rule(forward, backward)
 
 
+def _reduce_forward(site, *args, **params):
+    n = len(args) // 2
+    if any(site.needs[n:]):
+        raise NotImplementedError(
+            f"no cotangent for the initial values of {site}: JAX defines none. stop_gradient them."
+        )
+    return site.primitive.bind(*args, **params), args if site.avals[0].size else None
+
+
+def _reduce_backward(site, args, *y_bars, jaxpr, dimensions, **_):
+    """A reduction by any associative function is a tree of pairs, and is reversed as one."""
+    if args is None:
+        return [None] * len(site.avals)
+    xs, starts = split(args, len(args) // 2)
+    shape = xs[0].shape
+    kept = [axis for axis in range(len(shape)) if axis not in dimensions]
+    size = math.prod(shape[axis] for axis in dimensions)
+    combine = _compat.jaxpr_fun(jaxpr)
+    for _ in range(1 + len(kept)):
+        combine = jax.vmap(combine)
+
+    def pairs(xs):
+        half = (xs[0].shape[0] + 1) // 2
+        padding = [(0, 2 * half - xs[0].shape[0], 0)] + [(0, 0, 0)] * len(kept)
+        return combine(
+            *(x[:half] for x in xs), *(lax.pad(x[half:], s, padding) for x, s in zip(xs, starts, strict=True))
+        )
+
+    def tree(*xs):
+        xs = [lax.transpose(x, [*dimensions, *kept]).reshape(size, *(shape[axis] for axis in kept)) for x in xs]
+        while xs[0].shape[0] > 1:
+            xs = pairs(xs)
+        return [lax.squeeze(x, [0]) for x in xs]
+
+    _, pullback = site.vjp(tree, site.needs[: len(xs)], *xs)
+    return [*pullback(*y_bars), *[None] * len(starts)]
+
+
 RULES = {
+    p.reduce_p: Rule(_reduce_forward, _reduce_backward),
     p.reduce_sum_p: table(lambda g, *, site, axes: spread(g, site.avals[0].shape, axes)),
     p.reduce_max_p: table(chosen_bar),
     p.reduce_min_p: table(chosen_bar),

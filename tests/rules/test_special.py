@@ -28,3 +28,15 @@ def test_erf_inv_reverses_erf():
     x = jnp.linspace(-0.9, 0.9, 5)
     slopes = fbp.grad(lambda x: jnp.sum(lax.erf_inv(lax.erf(x))))(x)
     np.testing.assert_allclose(slopes, 1.0, rtol=1e-5)
+
+
+def test_a_derivative_that_nobody_knows_is_an_error():
+    for fun in (
+        lambda a: lax.betainc(a, 1.5, 0.5),
+        lambda b: lax.betainc(2.0, b, 0.5),
+        lambda n: lax.polygamma(n, 1.5),
+    ):
+        with pytest.raises(ValueError, match="no derivative with respect to its parameters"):
+            fbp.grad(fun)(2.0)
+        with pytest.raises(ValueError, match="not supported"):
+            jax.grad(fun)(2.0)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import primitives as p
 
-from fbp.check.case import Case, fixed, integers, normal
+from fbp.check.case import Case, fixed, integers, normal, uniform
 
 X = (normal(2, 3),)
 XY = (normal(2, 3), normal(2, 3))
@@ -53,16 +53,30 @@ def clipped(x):
     return x * x, lambda g: jnp.clip(2 * x * g, -0.5, 0.5)
 
 
+def solved(a, b):
+    """a may be any invertible matrix: solved by Newton's iteration for its inverse, which knows only products with it."""
+
+    def solve(matvec, b):
+        matrix = jax.vmap(matvec, out_axes=1)(jnp.eye(len(b), dtype=b.dtype))
+        start = matrix.conj().T / jnp.sum(jnp.abs(matrix) ** 2)
+        return lax.fori_loop(0, 40, lambda _, x: 2 * x - x @ matrix @ x, start) @ b
+
+    return lax.custom_linear_solve(lambda x: jnp.sin(a) @ x, b, solve, solve)
+
+
+def root(c):
+    newton = lambda f, x: lax.fori_loop(0, 20, lambda _, x: x - f(x) / jax.jvp(f, (x,), (jnp.ones_like(x),))[1], x)
+    return lax.custom_root(
+        lambda x: x**3 + c * x - 1, jnp.full_like(c, 0.5), newton, lambda g, y: y / g(jnp.ones_like(y))
+    )
+
+
 CASES = [
     Case("jit", jax.jit(layer), XY, complex=True),
     Case("jit/nested", jax.jit(lambda x, y: jax.jit(layer)(x * y, y)), XY),
     Case("jit/inlined", jax.jit(layer, inline=True), XY),
     Case("jit/equal layers", lambda x, y: functools.reduce(lambda h, _: jax.jit(layer)(h, y)[0], range(4), x), XY),
     Case("closed_call", closed_call, XY),
-    Case("remat", jax.checkpoint(layer), XY),
-    Case("remat/in jit", jax.jit(lambda x, y: jax.checkpoint(layer)(x * y, y)), XY),
-    Case("remat/allow cse", jax.checkpoint(layer, prevent_cse=False), XY),
-    Case("optimization_barrier", lambda x, y: lax.optimization_barrier((x * y, x))[0] * x, XY),
     Case("custom_jvp", with_jvp, (normal(3), normal(3), integers(1, 4, 3)), adjoint=True),
     Case("custom_jvp/jit", jax.jit(lambda x, y: with_jvp(x * y, y, 2)[0]), XY),
     Case("custom_jvp/vmap", jax.vmap(lambda x: with_jvp(x, 2 * x, 3)[0]), X),
@@ -78,4 +92,18 @@ CASES = [
     ),
     Case("custom_vjp/vmap", jax.vmap(lambda x: jax.tree.leaves(with_vjp(2, {"x": x, "y": x}, 1))[0]), X, adjoint=False),
     Case("custom_gradient", clipped, X, adjoint=False, second=False),
+    Case("linear_solve", solved, (uniform(0.5, 2.5, 3, 3), normal(3)), low=False, ulps=64),
+    Case(
+        "linear_solve/symmetric",
+        lambda a, b: lax.custom_linear_solve(lambda x: a * x, b, lambda _, b: b / a, symmetric=True),
+        (uniform(1, 2, 3), normal(3)),
+    ),
+    Case(
+        "linear_solve/cg",
+        lambda a, b: jax.scipy.sparse.linalg.cg(lambda x: a.T @ (a @ x) + x, b)[0],
+        (normal(3, 3), normal(3)),
+        low=False,
+        ulps=64,
+    ),
+    Case("custom_root", root, (uniform(1, 2),), low=False),
 ]

@@ -102,6 +102,7 @@ CASES = [
         adjoint=False,
     ),
     Case("reduce_precision", lambda x: lax.reduce_precision(x, 8, 7), X, second=False, adjoint=False),
+    Case("device_put", lambda x, y: jax.device_put((x * y, y))[0] * x, XY),
     Case("copy", lambda x: jnp.copy(x) * x, X),
     Case("name", lambda x: checkpoint_name(x * x, "square") * x, X),
     Case("stop_gradient", lambda x: lax.stop_gradient(x * x) * x, X),

@@ -13,4 +13,6 @@ CASES = [
     Case("sort/empty", lambda x: lax.sort(x), (distinct(0),)),
     Case("median", lambda x: jnp.median(x, 1), (distinct(2, 5),)),
     Case("top_k", lambda x: lax.top_k(x, 2), (distinct(3, 5),)),
+    Case("approx_top_k", lambda x: lax.approx_max_k(x, 2, reduction_dimension=0), (distinct(5, 3),)),
+    Case("approx_top_k/min", lambda x: lax.approx_min_k(x, 2), (distinct(3, 5),)),
 ]

@@ -19,6 +19,18 @@ CASES = [
     Case("reduce_prod", lambda x: jnp.prod(x, 1), X, complex=True),
     Case("reduce_prod/axes", lambda x: jnp.prod(x, (0, 2)), X),
     Case("reduce_prod/zeros", lambda x: jnp.prod(x, 1), (fixed([[1.0, 0.0, 2.0], [0.0, 0.0, 3.0]]),), second=False),
+    Case("reduce", lambda x: lax.reduce(x, jnp.ones((), x.dtype), lambda a, b: a * b, (0, 2)), X, complex=True),
+    Case(
+        "reduce/two",
+        lambda x, y: lax.reduce(
+            (x, y),
+            (jnp.zeros((), x.dtype), jnp.ones((), y.dtype)),
+            lambda a, b: (a[0] * b[1] + b[0], a[1] * b[1]),
+            (1,),
+        ),
+        (normal(2, 5), normal(2, 5)),
+    ),
+    Case("reduce/empty", lambda x: lax.reduce(x, jnp.ones((), x.dtype), lambda a, b: a * b, (0,)), (normal(0, 3),)),
     Case("cumsum", lambda x: lax.cumsum(x, 1), X, complex=True),
     Case("cumsum/reverse", lambda x: lax.cumsum(x, 0, reverse=True), X),
     Case("cumprod", lambda x: lax.cumprod(x, 1), X, complex=True),

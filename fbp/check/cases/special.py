@@ -1,5 +1,6 @@
 """Cases for `fbp.rules.special`."""
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -7,6 +8,7 @@ from fbp.check.case import Case, fixed, normal, uniform
 
 X = (normal(2, 3),)
 POSITIVE = (uniform(0.5, 3, 2, 3),)
+KEY = jax.random.key(0)
 TWO = (uniform(0.5, 3, 2, 3), uniform(0.5, 3, 2, 3))
 
 CASES = [
@@ -23,6 +25,15 @@ CASES = [
         lambda x: lax.betainc(lax.full_like(x, 2), lax.full_like(x, 1.5), x),
         (uniform(0.1, 0.9, 2, 3),),
         low=False,
+        ulps=16,
+    ),
+    Case("random_gamma", lambda a: jax.random.gamma(KEY, a, dtype=a.dtype), POSITIVE, low=False, second=False, ulps=16),
+    Case(
+        "random_gamma/log",
+        lambda a: jax.random.loggamma(KEY, a, dtype=a.dtype),
+        (uniform(0.01, 2, 3),),
+        low=False,
+        second=False,
         ulps=16,
     ),
     Case("bessel_i0e", lax.bessel_i0e, X, second=True),
