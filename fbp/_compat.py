@@ -11,7 +11,10 @@ from typing import Any
 
 import jax
 import jax.core
-from jax._src import traceback_util
+from jax._src import core, hijax, shard_map, traceback_util
+from jax._src.interpreters.ad import NullAccum as NullAccum
+from jax._src.interpreters.ad import ValAccum as ValAccum
+from jax._src.lax import parallel
 from jax.extend import source_info_util
 from jax.extend.core import jaxpr_as_fun, primitives
 from jax.interpreters.ad import Zero
@@ -33,6 +36,18 @@ def path(source: source_info_util.SourceInfo) -> str:
 def is_internal_zero(x: Any) -> bool:
     """JAX's own symbolic zero, which the bwd of a custom_vjp may return."""
     return isinstance(x, Zero)
+
+
+def internal_zero(aval: Any) -> Any:
+    """That zero, for a value of this type."""
+    return Zero(aval.to_tangent_aval())
+
+
+def has_own_vjp(prim: Any) -> bool:
+    """Whether a hi-primitive brings a backward pass of its own, rather than one that JAX derives from its tangent map.
+    (Until jax 0.11 nothing was derived.)"""
+    derived = [getattr(hijax, name, (None,))[0] for name in ("vjp_from_jvp", "vjp_from_lin")]
+    return type(prim).vjp_fwd not in derived
 
 
 def call_bwd(bwd: Any, *args: Any) -> list[Any]:
@@ -64,12 +79,24 @@ def is_saveable(policy: Callable | None, eqn: Any) -> bool:
     return answer if isinstance(answer, bool) else type(answer).__name__ in ("SaveableType", "Offloadable")
 
 
+def varying_axes(aval: Any) -> frozenset:
+    """The mesh axes along which a value differs from device to device, as far as shard_map keeps account of them."""
+    return aval.manual_axis_type.varying
+
+
 def _primitive_of(fun: Callable, *xs: Any) -> Any:
     return jax.make_jaxpr(fun)(*xs).eqns[-1].primitive
 
 
 # Differentiable primitives that jax.extend.core.primitives does not list.
 optimization_barrier_p = _primitive_of(jax.lax.optimization_barrier, 0.0)
+all_gather_invariant_p = parallel.all_gather_invariant_p
+call_hi_primitive_p = hijax.call_hi_primitive_p
+pbroadcast_p = parallel.pbroadcast_p
+psum_invariant_p = parallel.psum_invariant_p
+pvary_p = core.pvary_p
+reduce_scatter_p = parallel.reduce_scatter_p
+shard_map_p = shard_map.shard_map_p
 
 
 def where_known(rules: dict[str, Any]) -> dict[Any, Any]:

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.core
 import jax.numpy as jnp
-import numpy as np
 from jax.extend.core import Primitive
 from jax.extend.source_info_util import SourceInfo, summarize
+from jax.interpreters import ad
 
 
 class Site(NamedTuple):
@@ -184,10 +184,11 @@ def is_inexact(aval: Any) -> bool:
     return isinstance(aval, jax.core.ShapedArray) and jnp.issubdtype(aval.dtype, jnp.inexact)
 
 
+def blank(aval: Any) -> Any:
+    """An array of zeros of this type: weakly typed, sharded, and varying over the devices of a `shard_map`, as it is."""
+    return ad.zeros_like_aval(aval)
+
+
 def zeros(aval: Any) -> Any:
-    """The zero cotangent of a type, written out: weakly typed where the type is, and of dtype float0 for integers."""
-    if not jnp.issubdtype(aval.dtype, jnp.inexact):
-        return np.zeros(aval.shape, jax.dtypes.float0)
-    if aval.weak_type and (zero := jnp.asarray(0j if jnp.issubdtype(aval.dtype, complex) else 0.0)).dtype == aval.dtype:
-        return jnp.broadcast_to(zero, aval.shape)
-    return jnp.zeros(aval.shape, aval.dtype)
+    """The zero cotangent of a type, written out; of dtype float0 for integers."""
+    return blank(aval.to_tangent_aval())

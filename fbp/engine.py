@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.core
 from jax.extend import source_info_util
-from jax.extend.core import Primitive, set_current_trace, take_current_trace
+from jax.extend.core import Literal, Primitive, set_current_trace, take_current_trace
 
 from fbp import _compat
 from fbp.core import Rule, Rulebook, Site, Stopped, is_inexact, value
@@ -99,6 +99,22 @@ class Record(jax.core.Trace):
     def process_custom_vjp_call(self, primitive, fun, fwd, bwd, args, /, *, out_trees, symbolic_zeros):
         params = {"out_trees": out_trees, "symbolic_zeros": symbolic_zeros}
         return self.apply(primitive, args, params | {"fwd": fwd, "bwd": bwd}, params | {"subfuns": (fun, fwd, bwd)})
+
+    def process_shard_map(self, primitive, fun, args, /, **params):
+        """Staged before it is applied: the values inside are on many devices, so Python sees none of them anyway.
+        The result has the form that the staged call's has, with values of ours."""
+        forms = []
+
+        def bind(*args):
+            ys = primitive.bind(*args, subfuns=(fun,), **params)
+            forms.append(ys.map(lambda y: None))
+            return list(ys)
+
+        staged = jax.make_jaxpr(bind)(*map(jax.typeof, args))
+        (call,) = staged.eqns
+        known = dict(zip([*staged.jaxpr.constvars, *staged.jaxpr.invars], [*staged.consts, *args], strict=True))
+        args = [v.val if isinstance(v, Literal) else known[v] for v in call.invars]
+        return forms[0].update(self.apply(primitive, args, call.params, primitive.get_bind_params(call.params)))
 
     def apply(self, primitive: Primitive, args, params: dict[str, Any], bind_params: dict[str, Any]):
         """Runs one operation and records it. `bind_params` are its parameters where it is run without a rule."""

@@ -4,6 +4,7 @@ import jax
 import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_num_cpu_devices", 4)  # for shard_map
 
 
 @pytest.fixture

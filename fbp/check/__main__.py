@@ -14,6 +14,7 @@ import time
 
 import jax
 
+from fbp.check.case import Case
 from fbp.check.suite import DTYPES, Outcome, applies, chapters, primitives_of, run_case
 from fbp.rules import RULES
 
@@ -38,7 +39,7 @@ def main(args: list[str] | None = None) -> int:
     for name, cases in selected.items():
         for case in cases:
             _progress(f"{done}/{total} {name}: {case.name}")
-            outcomes[name] += [run_case(case, dtype) for dtype in DTYPES if applies(case, dtype)]
+            outcomes[name] += [_run(case, dtype) for dtype in DTYPES if applies(case, dtype)]
             done += 1
         _progress("")
         print(_row(name, len(cases), outcomes[name]), flush=True)
@@ -64,6 +65,15 @@ def main(args: list[str] | None = None) -> int:
     return 1 if failures else 0
 
 
+def _run(case: Case, dtype: str) -> Outcome:
+    """An error is a failure of this case, and the others are run all the same."""
+    try:
+        return run_case(case, dtype)
+    except Exception as error:
+        what = str(error).split("\n")[0]
+        return Outcome(case.name, dtype, float("inf"), float("inf"), 1, (f"{type(error).__name__}: {what}",))
+
+
 def _row(name: str, cases: int, outcomes: list[Outcome]) -> str:
     cells = []
     for dtype, width in ("float64", 11), ("complex128", 12), ("float32", 11), ("bfloat16", 11):
@@ -86,4 +96,5 @@ def _progress(text: str) -> None:
 
 
 if __name__ == "__main__":
+    jax.config.update("jax_num_cpu_devices", 4)  # for shard_map
     sys.exit(main())

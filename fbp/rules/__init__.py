@@ -3,7 +3,9 @@
 from fbp.core import Rulebook
 from fbp.rules import (
     calls,
+    collectives,
     elementwise,
+    hijax,
     indexing,
     loops,
     ordering,
@@ -11,6 +13,7 @@ from fbp.rules import (
     reductions,
     remat,
     shapes,
+    shard_map,
     special,
     windows,
 )
@@ -27,4 +30,7 @@ RULES = Rulebook(
     | calls.RULES
     | remat.RULES
     | loops.RULES
+    | collectives.RULES
+    | shard_map.RULES
+    | hijax.RULES
 )

@@ -24,6 +24,11 @@ def as_complex(x: jax.Array) -> jax.Array:
     return lax.complex(x, lax.full_like(x, 0))
 
 
+def spread(g, shape, axes):
+    """A cotangent of a reduced array, repeated along the axes that were reduced."""
+    return lax.broadcast_in_dim(g, shape, [axis for axis in range(len(shape)) if axis not in axes])
+
+
 def where_flowing(bars, fun):
     """`fun(places)` of the places of the cotangents that are not zero gives theirs; the others' stay zero."""
     places = [i for i, bar in enumerate(bars) if bar is not None]

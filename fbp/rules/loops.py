@@ -19,7 +19,7 @@ from jax.extend.core import Literal
 from jax.extend.core import primitives as p
 
 from fbp import _compat
-from fbp.core import Rule, Stopped, value, zeros
+from fbp.core import Rule, Stopped, blank, value, zeros
 from fbp.rules.common import split
 from fbp.rules.residuals import Carved, carve, refill
 from fbp.rules.staging import needed_for, read, run, variables
@@ -178,7 +178,7 @@ def _while_backward(site, residuals, *y_bars, **_):
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=["index", "saved", "known"],
-    meta_fields=["branches"],
+    meta_fields=["branches", "avals"],
 )
 @dataclasses.dataclass(frozen=True)
 class Branched:
@@ -189,6 +189,7 @@ class Branched:
     saved: list
     known: dict[int, Any]  # operands that the pullbacks read
     branches: tuple  # for each, the tree and sources of its carved pullback, and the places of what it saved
+    avals: tuple  # of the operands
 
 
 def _cond_forward(site, index, *xs, branches, **_):
@@ -211,13 +212,15 @@ def _cond(vjp, branches, needs):
             stops.append([isinstance(y, Stopped) for y in ys])
 
         n_ys = len(branches[0].out_avals)
-        places, slots = _share_places([[(r.shape, r.dtype) for r in carved.leaves] for carved in carvings])
+        places, slots = _share_places(
+            [[a.update(weak_type=False) for a in staged.out_avals[n_ys:]] for staged in stagings]
+        )
 
         def branch_fun(staged, places):
             def fun(*xs):
                 ys, saved = split(_compat.jaxpr_fun(staged)(*xs), n_ys)
                 own = dict(zip(places, saved, strict=True))
-                return ys, [own[i] if i in own else lax.full(shape, 0, dtype) for i, (shape, dtype) in enumerate(slots)]
+                return ys, [own[i] if i in own else blank(aval) for i, aval in enumerate(slots)]
 
             return fun
 
@@ -226,9 +229,8 @@ def _cond(vjp, branches, needs):
         read = {i for carved in carvings for i in carved.sources if i is not None}
         known = {i: x for i, x in enumerate(xs) if i in read}
         how = tuple((c.tree, c.sources, tuple(p)) for c, p in zip(carvings, places, strict=True))
-        return [y if flow else Stopped(y) for y, flow in zip(ys, flows, strict=True)], Branched(
-            index, saved, known, how
-        )
+        branched = Branched(index, saved, known, how, tuple(branches[0].in_avals))
+        return [y if flow else Stopped(y) for y, flow in zip(ys, flows, strict=True)], branched
 
     return jax.jit(cond)
 
@@ -263,11 +265,11 @@ def _reverse_cond(branched, y_bars):
     args = branched.saved, branched.known, y_bars
     # A cotangent that is zero in one branch and not in another is written out, so that the branches agree.
     shapes = [jax.eval_shape(fun, *args) for fun in funs]
-    avals = [next((s for s in column if s is not None), None) for column in zip(*shapes, strict=True)]
+    flows = [any(s is not None for s in column) for column in zip(*shapes, strict=True)]
 
     def written_out(fun):
         return lambda *args: [
-            zeros(a) if x is None and a is not None else x for x, a in zip(fun(*args), avals, strict=True)
+            zeros(a) if x is None and flow else x for x, a, flow in zip(fun(*args), branched.avals, flows, strict=True)
         ]
 
     return lax.switch(branched.index, [written_out(fun) for fun in funs], *args)

@@ -9,12 +9,7 @@ from jax.extend.core import primitives as p
 
 from fbp import _compat
 from fbp.core import Rule, table
-from fbp.rules.common import split
-
-
-def spread(g, shape, axes):
-    """A cotangent of a reduced array, repeated along the axes that were reduced."""
-    return lax.broadcast_in_dim(g, shape, [axis for axis in range(len(shape)) if axis not in axes])
+from fbp.rules.common import split, spread
 
 
 def chosen_bar(g, x, y, *, axes):
