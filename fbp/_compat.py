@@ -90,9 +90,8 @@ def _primitive_of(fun: Callable, *xs: Any) -> Any:
 
 # Differentiable primitives that jax.extend.core.primitives does not list.
 optimization_barrier_p = _primitive_of(jax.lax.optimization_barrier, 0.0)
-all_gather_invariant_p = parallel.all_gather_invariant_p
+all_gather_invariant, all_gather_invariant_p = parallel.all_gather_invariant, parallel.all_gather_invariant_p
 call_hi_primitive_p = hijax.call_hi_primitive_p
-pbroadcast_p = parallel.pbroadcast_p
 psum_invariant_p = parallel.psum_invariant_p
 pvary_p = core.pvary_p
 reduce_scatter_p = parallel.reduce_scatter_p

@@ -30,7 +30,8 @@ class Site(NamedTuple):
     source: the line of the user's program.
     vjp: `vjp(fun, needs, *xs) -> ys, pullback` differentiates an inner function with the rulebook in force. The ys are
         flat, each an array or `Stopped`; the pullback takes a cotangent for each y (None is zero) and returns one for
-        each x. Being a pytree of residuals, it may itself be saved as a rule's residuals.
+        each x. Being a pytree of residuals, it may itself be saved as a rule's residuals. `vjp.with_rules({...})` does
+        so with other rules.
     """
 
     primitive: Primitive

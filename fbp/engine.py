@@ -9,7 +9,7 @@ turns the cotangents of its outputs into cotangents of its inputs. That is all o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -205,6 +205,10 @@ class Differentiate(NamedTuple):
             slots = tuple(trace.slot(y) for y in outputs)
             entries, arrays = trace.finish()
         return ys, _prune(Tape(entries, tuple(needs), slots), arrays)
+
+    def with_rules(self, rules: Mapping[Primitive, Rule]) -> Differentiate:
+        """The same with some rules replaced."""
+        return Differentiate(self.rules | rules)
 
 
 @jax.tree_util.register_pytree_node_class

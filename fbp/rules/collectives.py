@@ -25,12 +25,6 @@ def ppermute_bar(g, *, axis_name, perm):
     return lax.ppermute(g, axis_name, [(to, start) for start, to in perm])
 
 
-def pbroadcast_bar(g, *, axis_name, source):
-    """y_j = x_source for each j  =>  x_bar_source = Σ_j g_j."""
-    total = lax.psum(g, axis_name)
-    return lax.select_n(lax.axis_index(axis_name) == source, lax.full_like(total, 0), total)
-
-
 def all_to_all_bar(g, *, axis_name, split_axis, concat_axis, axis_index_groups, tiled):
     """y_j = parts j of all x_i, joined  =>  the parts of g go back where they came from."""
     return lax.all_to_all(g, axis_name, concat_axis, split_axis, axis_index_groups=axis_index_groups, tiled=tiled)
@@ -62,7 +56,6 @@ def psum_scatter_bar(g, *, axis_name, scatter_dimension, axis_index_groups, tile
 RULES = {
     p.psum_p: table(psum_bar),
     p.ppermute_p: table(ppermute_bar),
-    _compat.pbroadcast_p: table(pbroadcast_bar),
     p.all_to_all_p: table(all_to_all_bar),
     p.all_gather_p: table(all_gather_bar),
     _compat.all_gather_invariant_p: table(all_gather_invariant_bar),

@@ -5,7 +5,7 @@ that: it is linear, so its vjp at any point, say ẋ = 0, is its transpose. Insi
 again, applied to tangents; there it is linear in them, and has a transpose to say so.
 """
 
-import contextvars
+import functools
 from typing import NamedTuple
 
 import jax
@@ -13,10 +13,6 @@ import jax
 from fbp import _compat
 from fbp.core import Rule, Stopped, value, zeros
 from fbp.rules.common import split
-
-_tangent_maps_of: contextvars.ContextVar[tuple[type, ...]] = contextvars.ContextVar(
-    "the operations whose tangent maps are being run", default=()
-)
 
 
 class Linear(NamedTuple):
@@ -31,20 +27,20 @@ class Own(NamedTuple):
     residuals: list
 
 
-def _forward(site, *xs, _prim):
+def _forward(site, *xs, _prim, linear=()):
     args = _prim.in_tree.unflatten(xs)
-    if type(_prim) in _tangent_maps_of.get():
+    if type(_prim) in linear:
         ys = _prim.out_tree.flatten_up_to(_prim(*args))
         return ys, Linear([None if needed else x for x, needed in zip(xs, site.needs, strict=True)])
     if not _compat.has_own_vjp(_prim):
-        return _by_tangent_map(site, xs, _prim)
+        return _by_tangent_map(site, xs, _prim, (*linear, type(_prim)))
     ys, residuals, *more = _prim.vjp_fwd(_prim.in_tree.unflatten(site.needs), *args)
     flows = jax.tree.leaves(jax.tree.broadcast(more[0] if more else True, ys))
     ys = _prim.out_tree.flatten_up_to(ys)
     return [y if flow else Stopped(y) for y, flow in zip(ys, flows, strict=True)], Own([residuals, *more[1:]])
 
 
-def _by_tangent_map(site, xs, prim):
+def _by_tangent_map(site, xs, prim, linear):
     def tangent_map(*tangents):
         tangents = [
             t if needed else _compat.internal_zero(aval)
@@ -55,11 +51,8 @@ def _by_tangent_map(site, xs, prim):
         y_dots = [zeros(dot.aval) if _compat.is_internal_zero(dot) else dot for dot in y_dots]
         return [*prim.out_tree.flatten_up_to(ys), *y_dots]
 
-    token = _tangent_maps_of.set((*_tangent_maps_of.get(), type(prim)))
-    try:
-        outputs, pullback = site.vjp(tangent_map, site.needs, *map(zeros, site.avals))
-    finally:
-        _tangent_maps_of.reset(token)
+    vjp = site.vjp.with_rules({site.primitive: Rule(functools.partial(_forward, linear=linear), _backward)})
+    outputs, pullback = vjp(tangent_map, site.needs, *map(zeros, site.avals))
     ys, y_dots = split(outputs, len(outputs) // 2)
     ys = [y if isinstance(dot, Stopped) else value(y) for y, dot in zip(ys, y_dots, strict=True)]
     return ys, pullback.only(slice(len(ys), None))
