@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "rules": {"_compat", "core"},
     "api": {"_compat", "core", "engine", "rules"},
     "nn": {"core", "api"},
-    "check": {"core", "api", "rules", "nn"},
+    "check": {"_compat", "core", "api", "rules", "nn"},
     "report": {"core", "api", "check"},
     "train": {"core", "api", "rules", "nn"},
     "experiments": {"", "nn", "train", "report", "check"},
