@@ -50,6 +50,9 @@ def branch(x, w):
     return lax.cond(lax.axis_index("i") == 0, lambda x: jnp.sin(x), lambda x: x * x, x) * jnp.sum(w)
 
 
+# Not in bfloat16, in which the CPU compiler of jax 0.12 aborts at a sum over devices.
+Case = functools.partial(Case, low=False)
+
 CASES = []
 for vma in (True, False):
     check = {"check_vma": vma}
