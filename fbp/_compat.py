@@ -11,9 +11,10 @@ from typing import Any
 
 import jax
 import jax.core
-from jax._src import core, hijax, shard_map, traceback_util
+from jax._src import callback, core, custom_derivatives, hijax, pjit, shard_map, traceback_util
 from jax._src.interpreters.ad import NullAccum as NullAccum
 from jax._src.interpreters.ad import ValAccum as ValAccum
+from jax._src.lax import lax as lax_internal
 from jax._src.lax import parallel
 from jax.extend import source_info_util
 from jax.extend.core import jaxpr_as_fun, primitives
@@ -89,12 +90,18 @@ def _primitive_of(fun: Callable, *xs: Any) -> Any:
 
 
 # Differentiable primitives that jax.extend.core.primitives does not list.
-optimization_barrier_p = _primitive_of(jax.lax.optimization_barrier, 0.0)
-all_gather_invariant, all_gather_invariant_p = parallel.all_gather_invariant, parallel.all_gather_invariant_p
+all_gather_invariant_p = parallel.all_gather_invariant_p
 call_hi_primitive_p = hijax.call_hi_primitive_p
+io_callback_p = callback.io_callback_p
+layout_constraint_p = pjit.layout_constraint_p
+linear_call_p = custom_derivatives.linear_call_p
+optimization_barrier_p = _primitive_of(jax.lax.optimization_barrier, 0.0)
 psum_invariant_p = parallel.psum_invariant_p
+pure_callback_p = callback.pure_callback_p
 pvary_p = core.pvary_p
+ragged_dot_general_p = lax_internal.ragged_dot_general_p
 reduce_scatter_p = parallel.reduce_scatter_p
+reshard_p = pjit.reshard_p
 shard_map_p = shard_map.shard_map_p
 
 

@@ -100,6 +100,11 @@ class Record(jax.core.Trace):
         params = {"out_trees": out_trees, "symbolic_zeros": symbolic_zeros}
         return self.apply(primitive, args, params | {"fwd": fwd, "bwd": bwd}, params | {"subfuns": (fun, fwd, bwd)})
 
+    def process_call(self, primitive, fun, args, params, /):
+        """A call that JAX hands over as a function is recorded as what the function does. (None is, since jax 0.11.)"""
+        with set_current_trace(self):
+            return fun.call_wrapped(*args)
+
     def process_shard_map(self, primitive, fun, args, /, **params):
         """Staged before it is applied: the values inside are on many devices, so Python sees none of them anyway.
         The result has the form that the staged call's has, with values of ours."""
@@ -235,8 +240,7 @@ class Pullback:
             with source_info_util.user_context(entry.site.source.traceback, name_stack=entry.site.source.name_stack):
                 residuals = jax.tree.unflatten(entry.residuals_tree, kept)
                 x_bars = entry.rule.bwd(entry.site, residuals, *entry_bars, **entry.params)
-                _check(entry, x_bars)
-                for slot, x_bar in zip(entry.inputs, x_bars, strict=True):
+                for slot, x_bar in zip(entry.inputs, _checked(entry, x_bars), strict=True):
                     _accumulate(bars, slot, x_bar)
         return [bars.get(slot) if needed else None for slot, needed in enumerate(tape.needs)]
 
@@ -271,13 +275,14 @@ def _accumulate(bars: dict[int, Any], slot: Slot, bar: Any) -> None:
         bars[slot] = bar if slot not in bars else jax.lax.add(bars[slot], bar)
 
 
-def _check(entry: Entry, x_bars: Sequence[Any]) -> None:
-    """A cotangent lives in the space of its primal: same shape, same dtype, one for each input."""
+def _checked(entry: Entry, x_bars: Sequence[Any]) -> list[Any]:
+    """A cotangent lives in the space of its primal: same shape, dtype and explicit sharding, one for each input."""
     avals = entry.site.avals
     if len(x_bars) != len(avals):
         raise TypeError(
             f"the rule for {entry.site} returned {len(x_bars)} cotangents for {len(avals)} inputs; None is zero."
         )
+    checked = list(x_bars)
     for i, (x_bar, aval, slot) in enumerate(zip(x_bars, avals, entry.inputs, strict=True)):
         if slot is None or x_bar is None:
             continue
@@ -287,6 +292,9 @@ def _check(entry: Entry, x_bars: Sequence[Any]) -> None:
                 f"the rule for {entry.site} returned a cotangent of type {bar.str_short()} for input {i}, which is "
                 f"{aval.str_short()}; a cotangent has the shape and dtype of its primal."
             )
+        if bar.sharding != aval.sharding and aval.sharding.mesh.explicit_axes:
+            checked[i] = jax.sharding.reshard(x_bar, aval.sharding)
+    return checked
 
 
 def _prune(tape: Tape, arrays: Sequence[Any]) -> Pullback:

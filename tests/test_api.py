@@ -189,3 +189,18 @@ def test_every_mismatch_is_named_at_once():
         fbp.grad(lambda t: 0.0)({"a": 1, "b": [1.0, True]})
     with pytest.raises(ValueError, match=r"cotangent\[0\] is .*; cotangent\[1\] is"):
         fbp.vjp(lambda x: (x, x), X)[1]((jnp.ones(2), jnp.ones(3)))
+
+
+def test_a_cotangent_is_sharded_as_its_primal():
+    mesh = jax.make_mesh((4,), ("i",), axis_types=(jax.sharding.AxisType.Explicit,))
+    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("i"))
+    with jax.set_mesh(mesh):
+        x = jax.device_put(jnp.arange(8.0).reshape(4, 2), rows)
+        for fun in (
+            lambda x: jnp.sum(jax.nn.relu(x)),
+            lambda x: jnp.sum(x @ jnp.ones((2, 3))),
+            lambda x: jnp.sum(x[:, 0]),
+        ):
+            gradient, expected = fbp.grad(fun)(x), jax.grad(fun)(x)
+            assert gradient.sharding == expected.sharding
+            assert jnp.array_equal(gradient, expected)

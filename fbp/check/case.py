@@ -19,6 +19,7 @@ class Case(NamedTuple):
     ulps: how far it may be from JAX in float32 and bfloat16, in units in the last place of the largest element.
     second: whether its second derivative is compared too.
     adjoint: whether its tangent map is exact, so that the adjoint identity holds to rounding (not where it rounds).
+    mapped: whether it is compared under vmap (not where JAX cannot map it).
     """
 
     name: str
@@ -29,6 +30,7 @@ class Case(NamedTuple):
     ulps: float = 8
     second: bool = True
     adjoint: bool = True
+    mapped: bool = True
 
 
 def normal(*shape: int) -> Maker:

@@ -14,7 +14,7 @@ from jax.extend.core import primitives as p
 
 from fbp import _compat
 from fbp.core import Rule, Stopped, value, zeros
-from fbp.rules.common import split
+from fbp.rules.common import split, written_out
 from fbp.rules.residuals import carve, refill
 
 
@@ -103,7 +103,7 @@ def _linear_solve_backward(site, residuals, *y_bars, const_lengths, jaxprs):
         )
     consts, xs = residuals
     w, vecmat, solve, transpose_solve = split(consts, *const_lengths[:-1])
-    x_bars = [zeros(jax.typeof(x)) if bar is None else bar for x, bar in zip(xs, y_bars, strict=False)]
+    x_bars = written_out(y_bars[: len(xs)], map(jax.typeof, xs))
     transposed = {"const_lengths": const_lengths.transpose(), "jaxprs": jaxprs.transpose()}
     solved = site.primitive.bind(*vecmat, *w, *transpose_solve, *solve, *x_bars, **transposed)
     b_bars = solved[: len(xs)]
@@ -112,10 +112,44 @@ def _linear_solve_backward(site, residuals, *y_bars, const_lengths, jaxprs):
     return [*w_bars, *[None] * (len(consts) - len(w)), *b_bars]
 
 
+def _linear_call_forward(site, *args, num_callee_consts, num_res, **params):
+    """y = f(r, x), linear in x, with a transpose that the user wrote."""
+    n = num_callee_consts + num_res
+    if any(site.needs[:n]):
+        raise NotImplementedError(f"no cotangent for the residuals of {site}, only for its linear arguments.")
+    ys = site.primitive.bind(*args, num_callee_consts=num_callee_consts, num_res=num_res, **params)
+    return ys, args[:n]
+
+
+def _linear_call_backward(site, args, *y_bars, callee, transpose_thunk, num_callee_consts, num_res):
+    consts, residuals = split(args, num_callee_consts)
+    transpose, own_consts = transpose_thunk()
+    back = {"callee": transpose, "transpose_thunk": lambda: (callee, consts)}
+    sizes = {"num_callee_consts": len(own_consts), "num_res": num_res}
+    return [
+        *[None] * len(args),
+        *site.primitive.bind(*own_consts, *residuals, *written_out(y_bars, site.out_avals), **back, **sizes),
+    ]
+
+
+def _outside_forward(site, *xs, **params):
+    raise ValueError(
+        f"no cotangents for {site}: it is computed outside of JAX. Give the function around it a derivative with "
+        "jax.custom_vjp or jax.custom_jvp, or stop_gradient its inputs."
+    )
+
+
+def _outside_backward(site, *_, **__):
+    raise AssertionError(f"{site} has no forward pass.")
+
+
 RULES = {
     p.jit_p: Rule(_jit_forward, _jit_backward),
     p.closed_call_p: Rule(_call_forward, _call_backward),
     p.custom_jvp_call_p: Rule(_custom_jvp_forward, _call_backward),
     p.custom_vjp_call_p: Rule(_custom_vjp_forward, _custom_vjp_backward),
+    _compat.linear_call_p: Rule(_linear_call_forward, _linear_call_backward),
     p.linear_solve_p: Rule(_linear_solve_forward, _linear_solve_backward),
+    _compat.pure_callback_p: Rule(_outside_forward, _outside_backward),
+    _compat.io_callback_p: Rule(_outside_forward, _outside_backward),
 }

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from fbp.core import zeros
+
 
 def where(condition: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
     """x where the condition holds, else y: `jnp.where` for arrays of one shape and dtype, without its call."""
@@ -27,6 +29,11 @@ def as_complex(x: jax.Array) -> jax.Array:
 def spread(g, shape, axes):
     """A cotangent of a reduced array, repeated along the axes that were reduced."""
     return lax.broadcast_in_dim(g, shape, [axis for axis in range(len(shape)) if axis not in axes])
+
+
+def written_out(y_bars, avals):
+    """Cotangents, with zeros for None."""
+    return [zeros(aval) if y_bar is None else y_bar for y_bar, aval in zip(y_bars, avals, strict=True)]
 
 
 def where_flowing(bars, fun):

@@ -102,6 +102,13 @@ def _device_put_backward(site, _, *y_bars, devices, srcs, copy_semantics):
     return where_flowing(y_bars, back)
 
 
+def reshard_bar(g, *, site, concrete_mesh):
+    """y = x, elsewhere  =>  x_bar = g, where x is."""
+    sharding = site.avals[0].sharding
+    with jax.sharding.use_abstract_mesh(sharding.mesh):
+        return _compat.reshard_p.bind(g, dst_sharding=sharding, concrete_mesh=concrete_mesh)
+
+
 RULES = {
     # Arithmetic
     p.neg_p: table(lambda g: -g),
@@ -170,6 +177,8 @@ RULES = {
     p.device_put_p: Rule(keep_nothing, _device_put_backward),
     p.copy_p: identity,
     p.name_p: identity,
+    _compat.layout_constraint_p: table(lambda g, *, layout: _compat.layout_constraint_p.bind(g, layout=layout)),
+    _compat.reshard_p: table(reshard_bar),
     p.sharding_constraint_p: table(lambda g, *, sharding: lax.with_sharding_constraint(g, sharding)),
     # Without a derivative
     **dict.fromkeys([p.stop_gradient_p, p.sign_p, p.floor_p, p.ceil_p, p.round_p, p.bitcast_convert_type_p], stopped),

@@ -88,6 +88,12 @@ def _scatter_add_backward(site, indices, g, **params):
     return [g, None, read_back(g, indices, site.avals[2], **params) if site.needs[2] else None]
 
 
+def _scatter_sub_backward(site, indices, g, **params):
+    """y = x, and y[i] -= u  =>  x_bar = g, u_bar = -g[i]."""
+    x_bar, _, update_bar = _scatter_add_backward(site, indices, g, **params)
+    return [x_bar, None, None if update_bar is None else -update_bar]
+
+
 def _scatter_backward(site, indices, g, **params):
     """y = x, and y[i] = u  =>  x_bar = g but 0 at i, u_bar = g[i]. Of several updates to one place, the one that was
     left there has the cotangent: each is numbered, and the numbers are written as the updates were."""
@@ -140,6 +146,7 @@ RULES = {
     p.dynamic_update_slice_p: Rule(_dynamic_update_slice_forward, _dynamic_update_slice_backward),
     p.gather_p: Rule(_keep_indices, _gather_backward),
     p.scatter_add_p: Rule(_keep_indices, _scatter_add_backward),
+    lax.scatter_sub_p: Rule(_keep_indices, _scatter_sub_backward),
     p.scatter_p: Rule(_keep_indices, _scatter_backward),
     p.scatter_mul_p: Rule(_scatter_mul_forward, _scatter_mul_backward),
     p.scatter_max_p: Rule(_scatter_choose_forward, _scatter_choose_backward),

@@ -8,6 +8,7 @@ import numpy as np
 from jax import lax
 from jax.extend.core import primitives as p
 
+from fbp import _compat
 from fbp.core import table
 
 # -------------------------------------------------------------------------------------------------- matrix products
@@ -51,6 +52,53 @@ def dot_right_bar(g, a, *, site, dimension_numbers, precision, preferred_element
 
 def _swap(precision: Any) -> Any:
     return precision[::-1] if isinstance(precision, tuple) else precision
+
+
+def _ragged_axes(site, numbers):
+    """The axes of both factors: batch, contracted, and free ones; and the first free one's place in the result."""
+    (contracted_a, contracted_b), (batch_a, batch_b) = numbers.dot_dimension_numbers
+    groups, rows = list(numbers.rhs_group_dimensions), list(numbers.lhs_ragged_dimensions)
+    a, b, _ = site.avals
+    free_a = [i for i in range(a.ndim) if i not in contracted_a and i not in batch_a]
+    free_b = [i for i in range(b.ndim) if i not in contracted_b and i not in batch_b and i not in groups]
+    if rows[0] not in free_a:
+        raise NotImplementedError(
+            f"no cotangents for {site} when its groups divide a contracted or a batch axis: JAX defines none. "
+            "Divide a free axis of the left factor, or stop_gradient the factors."
+        )
+    return (contracted_a, contracted_b), (batch_a, batch_b), (free_a, free_b), len(batch_a)
+
+
+def ragged_left_bar(g, b, c, *, site, ragged_dot_dimension_numbers, precision, preferred_element_type):
+    """y[rows of group i] = a[rows of group i] · b_i, with c the sizes of the groups  =>  a_bar = g · b_i likewise."""
+    numbers = ragged_dot_dimension_numbers
+    contracted, batch, (free, free_b), n = _ragged_axes(site, numbers)
+    after = n + len(free)
+    back = lax.RaggedDotDimensionNumbers(
+        dot_dimension_numbers=((list(range(after, after + len(free_b))), free_b), (list(range(n)), batch[1])),
+        lhs_ragged_dimensions=[n + free.index(numbers.lhs_ragged_dimensions[0])],
+        rhs_group_dimensions=numbers.rhs_group_dimensions,
+    )
+    options = {"precision": precision, "preferred_element_type": preferred_element_type}
+    product = lax.ragged_dot_general(g, b, c, back, **options)
+    axes = [*batch[0], *free, *(contracted[0][i] for i in np.argsort(contracted[1], kind="stable"))]
+    return lax.convert_element_type(lax.transpose(product, np.argsort(axes)), site.avals[0].dtype)
+
+
+def ragged_right_bar(g, a, c, *, site, ragged_dot_dimension_numbers, precision, preferred_element_type):
+    """The same y  =>  b_bar_i = a[rows of group i]ᵀ · g[rows of group i]."""
+    numbers = ragged_dot_dimension_numbers
+    contracted, batch, (free, free_b), n = _ragged_axes(site, numbers)
+    back = lax.RaggedDotDimensionNumbers(
+        dot_dimension_numbers=((free, list(range(n, n + len(free)))), (batch[0], list(range(n)))),
+        lhs_ragged_dimensions=numbers.lhs_ragged_dimensions,
+        rhs_group_dimensions=[],
+    )
+    options = {"precision": precision, "preferred_element_type": preferred_element_type}
+    product = lax.ragged_dot_general(a, g, c, back, **options)
+    contracted_in_order = [contracted[1][i] for i in np.argsort(contracted[0], kind="stable")]
+    axes = [*numbers.rhs_group_dimensions, *batch[1], *contracted_in_order, *free_b]
+    return lax.convert_element_type(lax.transpose(product, np.argsort(axes)), site.avals[1].dtype)
 
 
 # ---------------------------------------------------------------------------------------------------- convolutions
@@ -152,5 +200,6 @@ def conv_kernel_bar(
 
 RULES = {
     p.dot_general_p: table(dot_left_bar, dot_right_bar),
+    _compat.ragged_dot_general_p: table(ragged_left_bar, ragged_right_bar, None),
     p.conv_general_dilated_p: table(conv_input_bar, conv_kernel_bar),
 }

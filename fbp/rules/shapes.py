@@ -5,8 +5,8 @@ import numpy as np
 from jax import lax
 from jax.extend.core import primitives as p
 
-from fbp.core import Rule, table, zeros
-from fbp.rules.common import keep_nothing
+from fbp.core import Rule, table
+from fbp.rules.common import keep_nothing, written_out
 
 
 def broadcast_bar(g, *, site, broadcast_dimensions):
@@ -59,11 +59,6 @@ def _concatenate_backward(site, _, g, *, dimension):
         lax.slice_in_dim(g, start, end, axis=dimension) if needed else None
         for start, end, needed in zip(starts, ends, site.needs, strict=True)
     ]
-
-
-def written_out(y_bars, avals):
-    """Cotangents, with zeros for None."""
-    return [zeros(aval) if y_bar is None else y_bar for y_bar, aval in zip(y_bars, avals, strict=True)]
 
 
 def _split_backward(site, _, *y_bars, axis, **__):

@@ -1,5 +1,6 @@
 import functools
 import importlib
+import pathlib
 import pkgutil
 
 import jax
@@ -37,6 +38,12 @@ def test_every_chapter_of_rules_has_cases():
 def test_every_rule_has_a_case_in_its_chapter(name):
     met = set().union(*(primitives_of(case) for case in chapters()[name]))
     assert not {str(p) for p in importlib.import_module(f"fbp.rules.{name}").RULES if p not in met}
+
+
+@pytest.mark.parametrize("name", sorted(set(chapters()) - {"layers"}))
+def test_the_cases_of_a_chapter_are_among_its_tests(name):
+    tests = pathlib.Path(__file__).parents[1] / "rules" / f"test_{name}.py"
+    assert f"from fbp.check.cases.{name} import CASES" in tests.read_text()
 
 
 def test_names_of_cases_are_unique():

@@ -7,8 +7,15 @@ import pytest
 from jax.custom_derivatives import SymbolicZero
 
 import fbp
+from fbp.check.cases.calls import CASES
+from fbp.check.suite import check_case
 
 X = jnp.linspace(-1, 1, 3)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_agrees_with_jax(case):
+    check_case(case, "float64")
 
 
 def assert_same_gradients(fun, *xs, argnums=None):
@@ -145,3 +152,19 @@ def test_a_linear_solve_without_a_transposed_solver_is_an_error():
     fun = lambda b: jnp.sum(jax.lax.custom_linear_solve(lambda x: 2 * x, b, solve))
     with pytest.raises(TypeError, match="transpose_solve required"):
         fbp.grad(fun)(X)
+
+
+@pytest.mark.parametrize("callback", [jax.pure_callback, jax.experimental.io_callback])
+def test_what_is_computed_outside_of_jax_has_no_cotangents(callback):
+    def fun(x):
+        return callback(np.sin, jax.ShapeDtypeStruct((), jnp.float32), x)
+
+    with pytest.raises(ValueError, match=r"no cotangents for '(pure|io)_callback'.*outside of JAX.*custom_vjp"):
+        fbp.grad(fun)(1.0)
+    assert float(fbp.grad(lambda x: x * fun(jax.lax.stop_gradient(x)))(1.0)) == pytest.approx(np.sin(1.0))
+
+
+def test_the_residuals_of_a_linear_call_have_no_cotangent():
+    scaled = lambda r, x: jax.custom_derivatives.linear_call(lambda r, x: r * x, lambda r, y_bar: r * y_bar, r, x)
+    with pytest.raises(NotImplementedError, match="residuals of 'linear_call'"):
+        fbp.grad(scaled)(2.0, 3.0)

@@ -5,10 +5,17 @@ import pytest
 from jax import lax
 
 import fbp
+from fbp.check.cases.loops import CASES
+from fbp.check.suite import check_case
 
 W = jnp.linspace(-1, 1, 9).reshape(3, 3)
 H = jnp.linspace(0.2, 1, 3)
 XS = jnp.linspace(-1, 1, 12).reshape(4, 3)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_agrees_with_jax(case):
+    check_case(case, "float64")
 
 
 def assert_same_gradients(fun, *xs):

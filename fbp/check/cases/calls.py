@@ -4,7 +4,9 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+from jax.experimental import io_callback
 from jax.extend.core import primitives as p
 
 from fbp.check.case import Case, fixed, integers, normal, uniform
@@ -71,6 +73,17 @@ def root(c):
     )
 
 
+def outside(callback, x):
+    """sin x, computed by NumPy, and without a cotangent."""
+    return callback(np.sin, jax.typeof(x), lax.stop_gradient(x))
+
+
+def scaled(r, x):
+    """r x, without a cotangent for r."""
+    r = lax.stop_gradient(r)
+    return jax.custom_derivatives.linear_call(lambda r, x: r * x, lambda r, y_bar: r * y_bar, r, x)
+
+
 CASES = [
     Case("jit", jax.jit(layer), XY, complex=True),
     Case("jit/nested", jax.jit(lambda x, y: jax.jit(layer)(x * y, y)), XY),
@@ -106,4 +119,8 @@ CASES = [
         ulps=64,
     ),
     Case("custom_root", root, (uniform(1, 2),), low=False),
+    Case("pure_callback", lambda x: x * outside(functools.partial(jax.pure_callback, vmap_method="sequential"), x), X),
+    Case("io_callback", lambda x: x * outside(io_callback, x), X),
+    Case("linear_call", lambda x, y: scaled(jnp.sin(x), y), (normal(3), normal(3)), mapped=False),
+    Case("linear_call/jit", jax.jit(lambda x: scaled(2.0, jnp.sin(x))), (normal(3),), mapped=False),
 ]

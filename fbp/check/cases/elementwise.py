@@ -4,7 +4,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
-from jax.sharding import SingleDeviceSharding
+from jax.experimental.layout import Layout, with_layout_constraint
+from jax.sharding import AxisType, NamedSharding, SingleDeviceSharding
+from jax.sharding import PartitionSpec as P
 
 from fbp.check.case import Case, fixed, integers, normal, uniform
 
@@ -15,10 +17,23 @@ UNIT = (uniform(-0.9, 0.9, 2, 3),)
 TIES = (fixed([1.0, 2.0, 3.0, 0.0, -0.0]), fixed([1.0, 3.0, 2.0, 0.0, 0.0]))
 EXTREMES = (fixed([0.0, -0.0, 1.0, jnp.inf, -jnp.inf]),)
 
+
+def resharded(x):
+    """sin x, after a change of where its rows are: from all on each device to some on each."""
+    mesh = jax.make_mesh((len(jax.devices()),), ("i",), axis_types=(AxisType.Explicit,))
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        x = jax.sharding.reshard(x, NamedSharding(mesh, P()))
+        return jax.sharding.reshard(
+            jnp.sin(jax.sharding.reshard(x, NamedSharding(mesh, P("i")))), NamedSharding(mesh, P())
+        )
+
+
 CASES = [
     Case("neg", lax.neg, X, complex=True),
     Case("add", lax.add, XY, complex=True),
     Case("add_any", lambda x: jax.vjp(lambda x: jnp.sin(x) * x, x)[1](x)[0], X),
+    Case("layout_constraint", jax.jit(lambda x: with_layout_constraint(jnp.sin(x), Layout((0, 1)))), X),
+    Case("reshard", resharded, (normal(4, 2),)),
     Case(
         "sharding_constraint", lambda x: x * lax.with_sharding_constraint(x, SingleDeviceSharding(jax.devices()[0])), X
     ),

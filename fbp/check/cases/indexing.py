@@ -39,6 +39,7 @@ CASES = [
         for mode in ("clip", "drop")
     ],
     Case("scatter_add", lambda x, i, u: x.at[i].add(u), (normal(5, 3), I, normal(4, 3)), complex=True),
+    Case("scatter_sub", lambda x, i, u: x.at[i].subtract(u), (normal(5, 3), I, normal(4, 3)), complex=True),
     Case("scatter_add/window", lambda x, u: x.at[1:3].add(u), (normal(5, 3), normal(2, 3))),
     Case("scatter", lambda x, i, u: x.at[i].set(u), (normal(5, 3), I, normal(4, 3)), complex=True),
     Case("scatter/unique", lambda x, u: x.at[jnp.array([3, 1])].set(u, unique_indices=True), (normal(5), normal(2))),

@@ -16,6 +16,16 @@ def conv(strides=(1, 1), padding: Padding = "SAME", numbers=("NHWC", "HWIO", "NH
     return lambda x, w: lax.conv_general_dilated(x, w, strides, padding, dimension_numbers=numbers, **options)
 
 
+def ragged(a, b):
+    """Two rows times the first matrix, none or three times the second."""
+    return lax.ragged_dot(a, b, jnp.array([2, 3], jnp.int32))
+
+
+ANY_AXES = lax.RaggedDotDimensionNumbers(
+    dot_dimension_numbers=(((1, 0), (3, 2)), ((), ())), lhs_ragged_dimensions=[2], rhs_group_dimensions=[1]
+)
+
+
 CASES = [
     Case("dot_general", dot(((1,), (0,))), (normal(2, 3), normal(3, 4)), complex=True),
     Case("dot_general/transposed", dot(((0,), (1,))), (normal(3, 2), normal(4, 3)), complex=True),
@@ -38,6 +48,14 @@ CASES = [
     ),
     Case("dot_general/empty", dot(((1,), (0,))), (normal(2, 0), normal(0, 4))),
     Case("einsum", lambda a, b: jnp.einsum("bthd,bshd->bhts", a, b), (normal(2, 3, 2, 4), normal(2, 5, 2, 4))),
+    Case("ragged_dot", ragged, (normal(5, 3), normal(2, 3, 4)), second=False, mapped=False),
+    Case(
+        "ragged_dot/other axes",
+        lambda a, b: lax.ragged_dot_general(a, b, jnp.array([2, 3], jnp.int32), ANY_AXES),
+        (normal(3, 2, 5), normal(4, 2, 3, 2)),
+        second=False,
+        mapped=False,
+    ),
     Case("conv", conv(), (normal(2, 5, 4, 3), normal(3, 3, 3, 2)), complex=True, ulps=16),
     Case("conv/strided", conv((2, 3), "VALID"), (normal(2, 7, 8, 3), normal(3, 2, 3, 2)), ulps=16),
     Case("conv/padded", conv((1, 2), ((2, -1), (-1, 3))), (normal(2, 6, 5, 3), normal(2, 3, 3, 2)), ulps=16),
