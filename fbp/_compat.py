@@ -16,6 +16,7 @@ from jax._src.interpreters.ad import NullAccum as NullAccum
 from jax._src.interpreters.ad import ValAccum as ValAccum
 from jax._src.lax import lax as lax_internal
 from jax._src.lax import parallel
+from jax._src.state import AbstractRef, discharge
 from jax.extend import source_info_util
 from jax.extend.core import jaxpr_as_fun, primitives
 from jax.interpreters.ad import Zero
@@ -72,6 +73,16 @@ def jaxpr_fun(jaxpr: Any) -> Callable[..., list]:
     return lambda *xs: jax.core.eval_jaxpr(jaxpr, (), *xs)
 
 
+def discharged(jaxpr: Any) -> Callable[..., list]:
+    """The pure function of a jaxpr that makes, reads, writes and freezes mutable references."""
+    return jaxpr_fun(discharge.discharge_state(jaxpr))
+
+
+def is_reference(aval: Any) -> bool:
+    """Whether a type is that of a mutable reference."""
+    return isinstance(aval, AbstractRef)
+
+
 def is_saveable(policy: Callable | None, eqn: Any) -> bool:
     """Whether a policy of `jax.checkpoint` has the results of an equation saved. (Or offloaded: they are saved, too.)"""
     if policy is None:
@@ -92,9 +103,11 @@ def _primitive_of(fun: Callable, *xs: Any) -> Any:
 # Differentiable primitives that jax.extend.core.primitives does not list.
 all_gather_invariant_p = parallel.all_gather_invariant_p
 call_hi_primitive_p = hijax.call_hi_primitive_p
+freeze_p = core.freeze_p
 io_callback_p = callback.io_callback_p
 layout_constraint_p = pjit.layout_constraint_p
 linear_call_p = custom_derivatives.linear_call_p
+new_ref_p = core.ref_p
 optimization_barrier_p = _primitive_of(jax.lax.optimization_barrier, 0.0)
 psum_invariant_p = parallel.psum_invariant_p
 pure_callback_p = callback.pure_callback_p

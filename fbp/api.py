@@ -275,12 +275,16 @@ def _as_value(x: Any, what: str) -> Any:
     if isinstance(x, jax.Array):
         return x
     try:
-        jax.typeof(x)
+        aval = jax.typeof(x)
     except TypeError:
         raise TypeError(
             f"{what} is {x!r} of type {type(x).__name__}, which is not an array or a number. Close over what is not "
             "an array, or register its class as a pytree."
         ) from None
+    if _compat.is_reference(aval):
+        raise TypeError(
+            f"{what} is a mutable reference, which has no cotangent. Differentiate with respect to what is in it."
+        )
     return x if getattr(x, "dtype", None) == jax.dtypes.float0 else jnp.asarray(x)
 
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.core
+import jax.numpy as jnp
 from jax.extend import source_info_util
 from jax.extend.core import Literal, Primitive, set_current_trace, take_current_trace
 
@@ -42,6 +43,16 @@ class MissingRule(NotImplementedError):
         return MissingRule(self.site._replace(path=path, source=source))
 
 
+class OutsideReference(ValueError):
+    """A value that wants a cotangent is written to a mutable reference that was made outside."""
+
+    def __init__(self, site: Site):
+        super().__init__(
+            f"{site} writes a value that is differentiated to a mutable reference made outside of the differentiated "
+            "function, where no cotangent could come back from. Make the reference inside, or stop_gradient the value."
+        )
+
+
 class Entry(NamedTuple):
     """One rule applied once. `residuals` has, for each leaf, the index of an array, or a `Constant`."""
 
@@ -68,7 +79,7 @@ class Record(jax.core.Trace):
     def __init__(self, parent: jax.core.Trace, rules: Rulebook):
         super().__init__()
         self.requires_low = False
-        self.parent = parent
+        self.parent: Any = parent
         self.rules = rules
         self.entries: list[Entry] = []
         self.slots = 0
@@ -87,9 +98,14 @@ class Record(jax.core.Trace):
         return x.slot if isinstance(x, Recorded) and x._trace is self else None
 
     def stage_value(self, val):
-        return val
+        """A constant of the user's function, as the array that it would be without us."""
+        return val if isinstance(val, jax.core.Tracer) and val._trace is self else self.parent.stage_value(val)
 
     def process_primitive(self, primitive: Primitive, args, params, /):
+        if primitive is _compat.new_ref_p:
+            return Reference(self, primitive.abstract_eval(*map(jax.typeof, args), **params)[0], *args)
+        if primitive is _compat.freeze_p and isinstance(args[0], Reference):
+            return args[0].contents
         return self.apply(primitive, args, params, params)
 
     def process_custom_jvp_call(self, primitive, fun, jvp, args, /, *, symbolic_zeros):
@@ -123,12 +139,16 @@ class Record(jax.core.Trace):
 
     def apply(self, primitive: Primitive, args, params: dict[str, Any], bind_params: dict[str, Any]):
         """Runs one operation and records it. `bind_params` are its parameters where it is run without a rule."""
+        if any(isinstance(x, Reference) and x._trace is self for x in args):
+            return self.apply_to_references(primitive, args, bind_params)
         inputs = tuple(self.slot(x) for x in args)
         xs = [self.lower(x) for x in args]
         avals = tuple(jax.typeof(x) for x in xs)
         needs = tuple(slot is not None for slot in inputs)
         rule = self.rules.get(primitive)
         if rule is None or not any(needs):
+            if any(needs) and any(map(_compat.is_reference, avals)):
+                raise OutsideReference(Site(primitive, needs, avals, *_here(), Differentiate(self.rules)))
             ys = primitive.bind_with_trace(self.parent, xs, avals, bind_params)
             if any(needs) and any(is_inexact(jax.typeof(y)) for y in _listed(ys)):
                 site = Site(primitive, needs, avals, *_here(), Differentiate(self.rules))
@@ -150,6 +170,30 @@ class Record(jax.core.Trace):
             kept = tuple(self.keep(leaf) for leaf in leaves)
             self.entries.append(Entry(rule, site, params, inputs, outputs, kept, tree))
         return tracers if primitive.multiple_results else tracers[0]
+
+    def apply_to_references(self, primitive: Primitive, args, bind_params: dict[str, Any]):
+        """An operation on mutable references is a pure function of what is in them, which gives what is in them next."""
+        references = {id(x): x for x in args if isinstance(x, Reference) and x._trace is self}
+        form = []
+
+        def operation(contents, others):
+            inner = {key: jax.new_ref(x) for key, x in contents.items()}
+            ys = primitive.bind(
+                *(inner[id(x)] if id(x) in inner else others[i] for i, x in enumerate(args)), **bind_params
+            )
+            form.append(jax.tree.structure(ys))
+            return {key: jax.freeze(ref) for key, ref in inner.items()}, jax.tree.leaves(ys)
+
+        contents = {key: x.contents for key, x in references.items()}
+        with set_current_trace(self):
+            others = {i: jnp.asarray(x) for i, x in enumerate(args) if id(x) not in references}
+        inputs = contents, others
+        staged = jax.make_jaxpr(operation)(*jax.tree.map(jax.typeof, inputs))
+        with set_current_trace(self):
+            outputs = _compat.discharged(staged)(*jax.tree.leaves(inputs))
+        for key, x in zip(sorted(references), outputs, strict=False):
+            references[key].contents = x
+        return jax.tree.unflatten(form[0], outputs[len(references) :])
 
     def finish(self) -> tuple[tuple[Entry, ...], list[jax.Array]]:
         """The record and its arrays, which are let go of: what JAX caches of a function traced meanwhile (a jit in it)
@@ -189,6 +233,19 @@ class Recorded(jax.core.Tracer):
 
     def _short_repr(self):
         return f"Recorded({self.primal})"
+
+
+class Reference(jax.core.Tracer):
+    """A mutable array (`jax.new_ref`) of the user's function: what is in it, replaced by each operation that writes."""
+
+    __slots__ = ("contents",)
+
+    def __init__(self, trace: Record, aval: Any, contents: Any):
+        super().__init__(trace, aval)
+        self.contents = contents
+
+    def _short_repr(self):
+        return f"Reference({self.contents})"
 
 
 class Differentiate(NamedTuple):
