@@ -2,8 +2,9 @@
 
 from fbp.api import as_custom_vjp, grad, hessian, jacrev, value_and_grad, vjp
 from fbp.check import check_grads
-from fbp.core import Rule, Rulebook, Site, Stopped, table
+from fbp.core import Rule, Rulebook, Site, Stopped, op, table
 from fbp.rules import RULES
+from fbp.rules.bounded import while_loop
 
 __all__ = [
     "RULES",
@@ -16,7 +17,9 @@ __all__ = [
     "grad",
     "hessian",
     "jacrev",
+    "op",
     "table",
     "value_and_grad",
     "vjp",
+    "while_loop",
 ]

@@ -5,6 +5,7 @@ Nothing here differentiates anything. The engine applies rules; the chapters in 
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
@@ -15,7 +16,7 @@ import jax.core
 import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.extend.source_info_util import SourceInfo, summarize
-from jax.interpreters import ad
+from jax.interpreters import ad, batching, mlir
 
 
 class Site(NamedTuple):
@@ -139,6 +140,8 @@ def table(*columns: Callable | None, fwd: Callable | None = None) -> Rule:
 
     def forward(site, *xs, **params):
         y = site.primitive.bind(*xs, **params) if fwd is None else fwd(*xs, **params)
+        if isinstance(y, list):  # of an op
+            (y,) = y
         wanted = {name for needed, (names, _) in zip(site.needs, reads, strict=True) if needed for name in names}
         return y, {name: y if name == "y" else xs[_INPUTS[name]] for name in wanted}
 
@@ -168,6 +171,57 @@ def _reads(column: Callable | None) -> tuple[list[str], list[str]]:
             "(output). Parameters of the primitive come after a `*`."
         )
     return names, [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+
+
+class Op(Primitive):
+    """A function that may have a rule of its own; made by `fbp.op`."""
+
+    multiple_results = True
+
+    def __init__(self, fun: Callable[..., Any]):
+        super().__init__(fun.__name__)
+        functools.update_wrapper(self, fun)
+
+        def flat(*xs, **params):
+            return jax.tree.leaves(fun(*xs, **params))
+
+        def batch(xs, axes, **params):
+            ys = jax.vmap(functools.partial(flat, **params), axes)(*xs)
+            return ys, [0] * len(ys)
+
+        def jvp(xs, tangents, **params):
+            return jax.jvp(functools.partial(flat, **params), xs, tuple(map(ad.instantiate_zeros, tangents)))
+
+        self.call, self.fun = fun, flat
+        self.def_impl(flat)
+        self.def_abstract_eval(
+            lambda *avals, **params: jax.make_jaxpr(functools.partial(flat, **params))(*avals).out_avals
+        )
+        mlir.register_lowering(self, mlir.lower_fun(flat, multiple_results=True))
+        batching.primitive_batchers[self] = batch
+        ad.primitive_jvps[self] = jvp
+
+    def __call__(self, *xs: Any, **params: Any) -> Any:
+        tree = jax.tree.structure(jax.eval_shape(functools.partial(self.call, **params), *xs))
+        return jax.tree.unflatten(tree, self.bind(*map(jnp.asarray, xs), **params))
+
+
+def op(fun: Callable[..., Any]) -> Op:
+    """Makes a function of arrays one operation: where a rulebook has a rule for it, fbp applies the rule.
+
+    Everyone else sees the code inside: `jit`, `vmap`, `jvp`, `jax.grad`, and fbp itself under a rulebook without an entry
+    for it. `fun(*arrays, **static) -> array or pytree of arrays`: keyword arguments are static, hence hashable, and are
+    the `**params` of the rule.
+
+    >>> import fbp, jax.numpy as jnp
+    >>> @fbp.op
+    ... def squash(x):
+    ...     return jnp.tanh(x)
+    >>> straight_through = fbp.Rule(lambda site, x: ([squash(x)], ()), lambda site, _, g: [g])
+    >>> float(fbp.grad(squash)(0.0)), float(fbp.grad(squash, rules=fbp.RULES | {squash: straight_through})(3.0))
+    (1.0, 1.0)
+    """
+    return Op(fun)
 
 
 def unbroadcast(x_bar: jax.Array | None, aval: jax.core.ShapedArray) -> jax.Array | None:

@@ -19,7 +19,7 @@ from jax.extend import source_info_util
 from jax.extend.core import Literal, Primitive, set_current_trace, take_current_trace
 
 from fbp import _compat
-from fbp.core import Rule, Rulebook, Site, Stopped, is_inexact, value
+from fbp.core import Op, Rule, Rulebook, Site, Stopped, is_inexact, value
 
 Slot = int | None  # the place of a value on the tape; None for a value that wants no cotangent
 
@@ -146,6 +146,9 @@ class Record(jax.core.Trace):
         avals = tuple(jax.typeof(x) for x in xs)
         needs = tuple(slot is not None for slot in inputs)
         rule = self.rules.get(primitive)
+        if rule is None and any(needs) and isinstance(primitive, Op):
+            with set_current_trace(self):
+                return primitive.fun(*args, **params)
         if rule is None or not any(needs):
             if any(needs) and any(map(_compat.is_reference, avals)):
                 raise OutsideReference(Site(primitive, needs, avals, *_here(), Differentiate(self.rules)))

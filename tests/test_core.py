@@ -1,5 +1,6 @@
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax import lax
 
@@ -46,3 +47,56 @@ def test_unbroadcast_sums_over_copies():
     assert unbroadcast(g, jax.typeof(jnp.ones(()))) == 15
     assert unbroadcast(g, jax.typeof(jnp.ones((2, 1)))).tolist() == [[3.0], [12.0]]
     assert unbroadcast(g, jax.typeof(g)) is g and unbroadcast(None, jax.typeof(g)) is None
+
+
+@fbp.op
+def scaled(x, y, *, factor):
+    """factor x y, and factor x"""
+    return {"product": factor * x * y, "x": factor * x}
+
+
+def program(x, y):
+    return scaled(jnp.sin(x), y, factor=3.0)
+
+
+X, Y = jnp.array([0.3, -1.0]), jnp.array([2.0, 0.5])
+
+
+def assert_close(ours, theirs):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), ours, theirs)
+
+
+def test_an_op_without_a_rule_is_the_code_inside():
+    def plain(x, y):
+        return {"product": 3.0 * jnp.sin(x) * y, "x": 3.0 * jnp.sin(x)}
+
+    assert_close(program(X, Y), plain(X, Y))
+    assert_close(jax.jit(program)(X, Y), plain(X, Y))
+    assert_close(jax.vmap(program)(X, Y), plain(X, Y))
+    assert_close(jax.vmap(program, (None, 0))(X, Y), jax.vmap(plain, (None, 0))(X, Y))
+    assert_close(jax.jvp(program, (X, Y), (Y, X)), jax.jvp(plain, (X, Y), (Y, X)))
+    for vjp in (jax.vjp, fbp.vjp):
+        assert_close(vjp(program, X, Y)[1](plain(X, Y)), jax.vjp(plain, X, Y)[1](plain(X, Y)))
+
+
+def test_a_rule_for_an_op_is_applied_where_it_is_met():
+    def forward(site, x, y, *, factor):
+        return scaled.bind(x, y, factor=factor), y
+
+    def backward(site, y, product_bar, x_bar, *, factor):
+        return [x_bar * factor * 10, None]
+
+    rules = fbp.RULES | {scaled: fbp.Rule(forward, backward)}
+    for wrapped in (program, jax.jit(program), jax.jit(jax.checkpoint(program))):
+        x_bar, y_bar = fbp.grad(lambda x, y, f=wrapped: jnp.sum(f(x, y)["x"]), (0, 1), rules=rules)(X, Y)
+        assert_close((x_bar, y_bar), (30.0 * jnp.cos(X), jnp.zeros(2)))
+    assert_close(fbp.grad(lambda x: program(x, 1.0)["x"])(0.3), 3.0 * jnp.cos(0.3))
+
+
+def test_an_op_by_a_table():
+    @fbp.op
+    def cube(x):
+        return x**3
+
+    rules = fbp.RULES | {cube: fbp.table(lambda g, x: 100 * g * x)}
+    assert float(fbp.grad(lambda x: 2 * cube(x), rules=rules)(3.0)) == 600

@@ -20,6 +20,7 @@ class Case(NamedTuple):
     second: whether its second derivative is compared too.
     adjoint: whether its tangent map is exact, so that the adjoint identity holds to rounding (not where it rounds).
     mapped: whether it is compared under vmap (not where JAX cannot map it).
+    reference: the same function for JAX, where JAX cannot differentiate `fun`.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Case(NamedTuple):
     second: bool = True
     adjoint: bool = True
     mapped: bool = True
+    reference: Callable[..., Any] | None = None
 
 
 def normal(*shape: int) -> Maker:

@@ -65,11 +65,19 @@ def _run(case: Case, dtype: str, thorough: bool) -> Outcome:
     wanted = [i for i, x in enumerate(args) if is_inexact(jax.typeof(x))]
     xs = [args[i] for i in wanted]
 
-    def fun(*xs):
-        full = list(args)
-        for i, x in zip(wanted, xs, strict=True):
-            full[i] = x
-        return [y for y in jax.tree.leaves(case.fun(*full)) if is_inexact(jax.typeof(y))]
+    def of_wanted(fun):
+        def partial(*xs):
+            full = list(args)
+            for i, x in zip(wanted, xs, strict=True):
+                full[i] = x
+            return [y for y in jax.tree.leaves(fun(*full)) if is_inexact(jax.typeof(y))]
+
+        return partial
+
+    fun, reference = of_wanted(case.fun), of_wanted(case.reference or case.fun)
+
+    def jax_vjp(f, *xs):
+        return jax.vjp(reference if f is fun else f, *xs)
 
     y_bars = [_random(y, rng) for y in jax.eval_shape(fun, *xs)]
     directions = [_random(x, rng) for x in xs]
@@ -91,11 +99,11 @@ def _run(case: Case, dtype: str, thorough: bool) -> Outcome:
                 failures.append(f"{what}: x_bar[{i}] is off by {relative:.1e} relative, {last_places:.1f} ULPs")
 
     def both(*xs):
-        return [transform(fun, *xs)[1](y_bars) for transform in (vjp, jax.vjp)]
+        return [transform(fun, *xs)[1](y_bars) for transform in (vjp, jax_vjp)]
 
     if thorough:  # first, before an inner function is traced and cached
         checks += 1
-        failures += _leaks(fun, xs, y_bars)
+        failures += _leaks(fun, xs, y_bars, jax_vjp)
     ours, theirs = jax.jit(both)(*xs)
     compare("jit", ours, theirs, measured=True)
     compare("types", [jnp.zeros_like(x) for x in ours], [jnp.zeros_like(x) for x in xs])
@@ -105,9 +113,9 @@ def _run(case: Case, dtype: str, thorough: bool) -> Outcome:
         if case.adjoint:
             compare("adjoint", *_adjoint(fun, xs, y_bars, directions, ours))
         if case.mapped:
-            compare("vmap", *_mapped(fun, xs, y_bars))
+            compare("vmap", *_mapped(fun, xs, y_bars, jax_vjp))
         if case.second:
-            compare("second order", *_second(fun, xs, y_bars, directions))
+            compare("second order", *_second(fun, xs, y_bars, directions, jax_vjp))
         checks += 1
         failures += _residuals(fun, xs, y_bars)
     return Outcome(case.name, dtype, worst[0], worst[1], checks, tuple(failures))
@@ -144,16 +152,16 @@ def _adjoint(fun, xs, y_bars, directions, x_bars):
     return [1 + (total[1] - total[0]) / size], [np.ones_like(size)]
 
 
-def _mapped(fun, xs, y_bars):
+def _mapped(fun, xs, y_bars, jax_vjp):
     batched = [jnp.stack([x, x[::-1] if x.ndim and x.shape[0] else x]) for x in xs]
 
     def mapped(transform):
         return jax.jit(jax.vmap(lambda *xs: transform(fun, *xs)[1](y_bars)))(*batched)
 
-    return mapped(vjp), mapped(jax.vjp)
+    return mapped(vjp), mapped(jax_vjp)
 
 
-def _second(fun, xs, y_bars, directions):
+def _second(fun, xs, y_bars, directions, jax_vjp):
     """The gradient of ⟨x_bar, v⟩."""
 
     def second(transform):
@@ -164,7 +172,7 @@ def _second(fun, xs, y_bars, directions):
         slopes, pullback = transform(slope, *xs)
         return pullback([jnp.ones_like(s) for s in slopes])
 
-    return jax.jit(lambda: [second(vjp), second(jax.vjp)])()
+    return jax.jit(lambda: [second(vjp), second(jax_vjp)])()
 
 
 def _residuals(fun, xs, y_bars) -> list[str]:
@@ -181,7 +189,7 @@ def _residuals(fun, xs, y_bars) -> list[str]:
     return failures
 
 
-def _leaks(fun, xs, y_bars) -> list[str]:
+def _leaks(fun, xs, y_bars, jax_vjp) -> list[str]:
     """What outlives its trace under ours and not under JAX's own reverse mode (which linear_call leaks, in jax 0.12)."""
 
     def leak(transform):
@@ -195,7 +203,7 @@ def _leaks(fun, xs, y_bars) -> list[str]:
 
     with jax.checking_leaks():
         ours = leak(vjp)
-        return ours if ours and not leak(jax.vjp) else []
+        return ours if ours and not leak(jax_vjp) else []
 
 
 def _random(x, rng):

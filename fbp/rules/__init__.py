@@ -2,6 +2,7 @@
 
 from fbp.core import Rulebook
 from fbp.rules import (
+    bounded,
     calls,
     collectives,
     elementwise,
@@ -30,6 +31,7 @@ RULES = Rulebook(
     | calls.RULES
     | remat.RULES
     | loops.RULES
+    | bounded.RULES
     | collectives.RULES
     | shard_map.RULES
     | hijax.RULES

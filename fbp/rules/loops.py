@@ -168,7 +168,7 @@ def _while_backward(site, residuals, *y_bars, **_):
     raise ValueError(
         f"reverse-mode differentiation does not work for {site}: a loop whose number of steps is known only at run time "
         "would have to keep an unknown number of residuals. Use jax.lax.scan, or jax.lax.fori_loop with Python integers "
-        "as bounds; or put jax.lax.stop_gradient around its inputs."
+        "as bounds, or fbp.while_loop with max_steps; or put jax.lax.stop_gradient around its inputs."
     )
 
 

@@ -1,5 +1,7 @@
 """Cases for the layers of `fbp.nn`: the gradient with respect to parameters and input, training and not."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -19,7 +21,8 @@ def layer_case(name, layer, *shape, train=False, tokens=0, **options):
         return layer.apply(params, state, x, train=train, rng=jax.random.key(1))
 
     makers = (integers(0, tokens, *shape) if tokens else normal(*shape)), *(normal(*leaf.shape) for leaf in leaves)
-    return Case(name, fun, makers, ulps=options.pop("ulps", 32), **{"low": False, "second": False} | options)
+    settings: dict[str, Any] = {"ulps": 32, "low": False, "second": False} | options
+    return Case(name, fun, makers, **settings)
 
 
 def loss_case(name, loss, *args):
