@@ -19,6 +19,7 @@ class Case(NamedTuple):
     ulps: how far it may be from JAX in float32 and bfloat16, in units in the last place of the largest element.
     second: whether its second derivative is compared too.
     adjoint: whether its tangent map is exact, so that the adjoint identity holds to rounding (not where it rounds).
+    frugal: whether all that is kept is read (not where what is kept for one output is spared if only others are used).
     mapped: whether it is compared under vmap (not where JAX cannot map it).
     reference: the same function for JAX, where JAX cannot differentiate `fun`.
     """
@@ -31,6 +32,7 @@ class Case(NamedTuple):
     ulps: float = 8
     second: bool = True
     adjoint: bool = True
+    frugal: bool = True
     mapped: bool = True
     reference: Callable[..., Any] | None = None
 

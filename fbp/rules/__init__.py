@@ -6,8 +6,10 @@ from fbp.rules import (
     calls,
     collectives,
     elementwise,
+    fourier,
     hijax,
     indexing,
+    linalg,
     loops,
     ordering,
     products,
@@ -28,6 +30,8 @@ RULES = Rulebook(
     | indexing.RULES
     | windows.RULES
     | products.RULES
+    | linalg.RULES
+    | fourier.RULES
     | calls.RULES
     | remat.RULES
     | loops.RULES

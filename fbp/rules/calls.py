@@ -91,7 +91,8 @@ def _custom_vjp_backward(site, residuals, *y_bars, bwd, symbolic_zeros, **_):
 def _linear_solve_forward(site, *args, const_lengths, **params):
     ys = site.primitive.bind(*args, const_lengths=const_lengths, **params)
     n = len(args) - sum(const_lengths)  # what follows x is what the solver has to say beside it
-    return [*ys[:n], *map(Stopped, ys[n:])], (args[: sum(const_lengths)], ys[:n])
+    xs = ys[:n] if any(site.needs[: const_lengths.matvec]) else None
+    return [*ys[:n], *map(Stopped, ys[n:])], (args[: sum(const_lengths)], xs)
 
 
 def _linear_solve_backward(site, residuals, *y_bars, const_lengths, jaxprs):
@@ -103,10 +104,13 @@ def _linear_solve_backward(site, residuals, *y_bars, const_lengths, jaxprs):
         )
     consts, xs = residuals
     w, vecmat, solve, transpose_solve = split(consts, *const_lengths[:-1])
-    x_bars = written_out(y_bars[: len(xs)], map(jax.typeof, xs))
+    n = len(site.avals) - len(consts)
+    x_bars = written_out(y_bars[:n], site.out_avals[:n])
     transposed = {"const_lengths": const_lengths.transpose(), "jaxprs": jaxprs.transpose()}
     solved = site.primitive.bind(*vecmat, *w, *transpose_solve, *solve, *x_bars, **transposed)
-    b_bars = solved[: len(xs)]
+    b_bars = solved[:n]
+    if xs is None:
+        return [*[None] * len(consts), *b_bars]
     _, pullback = site.vjp(lambda *w: _compat.jaxpr_fun(jaxprs.matvec)(*w, *xs), site.needs[: len(w)], *w)
     w_bars = pullback(*map(lax.neg, b_bars))
     return [*w_bars, *[None] * (len(consts) - len(w)), *b_bars]

@@ -13,6 +13,14 @@ STEPS = 10
 STEP = train.make_train_step(loss_fn, OPTIMIZER)
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c():
+    """Ctrl-C raises KeyboardInterrupt, also where the tests run in the background, in which a shell has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def run(tmp_path):
     """Trains in a named folder, from its newest checkpoint if it has one, and gives the state and the metrics file."""
@@ -37,7 +45,7 @@ def run(tmp_path):
 def whole(tmp_path_factory):
     """The last state and the metrics of a run in one piece."""
     metrics_file = tmp_path_factory.mktemp("whole") / "metrics.jsonl"
-    batches = train.Batches(points(), 16, 0)
+    batches = train.Batches(points(), 4, 0)
     state = train.fit(start(), STEP, batches, STEPS, metrics_file=metrics_file, evaluate=accuracy, log_every=2)
     return state, metrics_file.read_bytes()
 
