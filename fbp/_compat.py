@@ -19,7 +19,7 @@ from jax._src.lax import parallel
 from jax._src.state import AbstractRef, discharge
 from jax.extend import source_info_util
 from jax.extend.core import jaxpr_as_fun, primitives
-from jax.interpreters.ad import Zero
+from jax.interpreters.ad import JVPTracer, Zero
 
 _HERE = str(pathlib.Path(__file__).parent)
 
@@ -50,6 +50,11 @@ def has_own_vjp(prim: Any) -> bool:
     (Until jax 0.11 nothing was derived.)"""
     derived = [getattr(hijax, name, (None,))[0] for name in ("vjp_from_jvp", "vjp_from_lin")]
     return type(prim).vjp_fwd not in derived
+
+
+def with_tangent(x: Any) -> Any:
+    """x as a value of JAX's forward mode that has a tangent."""
+    return JVPTracer(None, x, x)
 
 
 def call_bwd(bwd: Any, *args: Any) -> list[Any]:

@@ -110,7 +110,7 @@ class Record(jax.core.Trace):
 
     def process_custom_jvp_call(self, primitive, fun, jvp, args, /, *, symbolic_zeros):
         params = {"symbolic_zeros": symbolic_zeros}
-        return self.apply(primitive, args, params | {"jvp": jvp}, params | {"subfuns": (fun, jvp)})
+        return self.apply(primitive, args, params | {"fun": fun, "jvp": jvp}, params | {"subfuns": (fun, jvp)})
 
     def process_custom_vjp_call(self, primitive, fun, fwd, bwd, args, /, *, out_trees, symbolic_zeros):
         params = {"out_trees": out_trees, "symbolic_zeros": symbolic_zeros}
@@ -230,6 +230,10 @@ class Recorded(jax.core.Tracer):
 
     def to_concrete_value(self):
         return self.primal.to_concrete_value() if isinstance(self.primal, jax.core.Tracer) else self.primal
+
+    def _contents(self):
+        """What JAX looks into to see whether a constant of a closure may have a tangent, and is to become an argument."""
+        return [("primal", _compat.with_tangent(self.primal))]
 
     def get_referent(self):
         return self.primal.get_referent() if isinstance(self.primal, jax.core.Tracer) else self

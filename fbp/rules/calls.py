@@ -52,9 +52,16 @@ def _call_backward(site, pullback, *y_bars, **_):
     return pullback(*y_bars)
 
 
-def _custom_jvp_forward(site, *xs, jvp, symbolic_zeros):
+def _linear_forward(site, *xs, fun, **_):
+    return site.vjp(fun.call_wrapped, site.needs, *xs)
+
+
+def _custom_jvp_forward(site, *xs, jvp, symbolic_zeros, **_):
     """The tangent map ẋ ↦ ẏ that the user wrote is linear, and the transpose of a linear map is its vjp, at any point:
-    at ẋ = 0. The same run gives the primal outputs; under jit, the tangents of zero are dead code."""
+    at ẋ = 0. The same run gives the primal outputs; under jit, the tangents of zero are dead code.
+
+    A function that the map applies to tangents is linear in them, and differentiated as it stands: its own jvp, if it has
+    one, may well apply it to tangents again, as that of a linear function does, and so on forever."""
 
     def tangent_map(*tangents):
         if symbolic_zeros:
@@ -64,7 +71,8 @@ def _custom_jvp_forward(site, *xs, jvp, symbolic_zeros):
         outputs = jvp.call_wrapped(*xs, *tangents)
         return [zeros(y.aval) if isinstance(y, SymbolicZero) else y for y in outputs]
 
-    outputs, pullback = site.vjp(tangent_map, site.needs, *map(zeros, site.avals))
+    vjp = site.vjp.with_rules({site.primitive: Rule(_linear_forward, _call_backward)})
+    outputs, pullback = vjp(tangent_map, site.needs, *map(zeros, site.avals))
     n = len(outputs) // 2
     ys = [y if isinstance(t, Stopped) else value(y) for y, t in zip(outputs[:n], outputs[n:], strict=True)]
     return ys, pullback.only(slice(n, None))
@@ -137,9 +145,10 @@ def _linear_call_backward(site, args, *y_bars, callee, transpose_thunk, num_call
 
 
 def _outside_forward(site, *xs, **params):
+    kind = {"pure_callback": "Pure callbacks", "io_callback": "IO callbacks"}.get(str(site.primitive), "FFI calls")
     raise ValueError(
-        f"no cotangents for {site}: it is computed outside of JAX. Give the function around it a derivative with "
-        "jax.custom_vjp or jax.custom_jvp, or stop_gradient its inputs."
+        f"{kind} do not support JVP. Please use `jax.custom_jvp` to use callbacks while taking gradients. (Or jax.custom_vjp, "
+        f"or stop_gradient its inputs: {site} is computed outside of JAX, and has no cotangents.)"
     )
 
 

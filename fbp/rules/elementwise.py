@@ -109,6 +109,11 @@ def reshard_bar(g, *, site, concrete_mesh):
         return _compat.reshard_p.bind(g, dst_sharding=sharding, concrete_mesh=concrete_mesh)
 
 
+def product(g, factor, aval, out_dtype):
+    """y = a b  =>  a_bar = g b. The factors of a product in another dtype may be of two."""
+    return g * factor if out_dtype is None else lax.mul(g, factor, out_dtype=aval.dtype)
+
+
 RULES = {
     # Arithmetic
     p.neg_p: table(lambda g: -g),
@@ -118,8 +123,8 @@ RULES = {
                            lambda g: g),
     p.sub_p: table(lambda g: g,
                    lambda g: -g),
-    p.mul_p: table(lambda g, b: g * b,
-                   lambda g, a: g * a),
+    p.mul_p: table(lambda g, b, *, site, out_dtype: product(g, b, site.avals[0], out_dtype),
+                   lambda g, a, *, site, out_dtype: product(g, a, site.avals[1], out_dtype)),
     p.div_p: table(lambda g, b: g / b,
                    lambda g, a, b: (-g * a) * lax.integer_pow(b, -2)),
     p.rem_p: table(lambda g: g,

@@ -8,12 +8,22 @@ from fbp.core import Rule, zeros
 from fbp.rules.common import where
 
 
+# The primitives move a start that is out of bounds to the nearest that is not, and -1 is out of bounds. (To the functions
+# of jax.lax, -1 is the last place.)
+def read_at(starts, x, shape):
+    return lax.dynamic_slice(x, starts, shape, allow_negative_indices=False)
+
+
+def write_at(starts, x, part):
+    return lax.dynamic_update_slice(x, part, starts, allow_negative_indices=False)
+
+
 def _dynamic_slice_forward(site, x, *starts, **params):
     return site.primitive.bind(x, *starts, **params), starts
 
 
 def _dynamic_slice_backward(site, starts, g, **_):
-    x_bar = lax.dynamic_update_slice(zeros(site.avals[0]), g, starts)
+    x_bar = write_at(starts, zeros(site.avals[0]), g)
     return [x_bar, *[None] * (len(site.avals) - 1)]
 
 
@@ -24,8 +34,8 @@ def _dynamic_update_slice_forward(site, x, update, *starts):
 def _dynamic_update_slice_backward(site, starts, g):
     """What was overwritten has no influence; what was written has it where it was written."""
     shape = site.avals[1].shape
-    x_bar = lax.dynamic_update_slice(g, lax.full(shape, 0, g.dtype), starts) if site.needs[0] else None
-    update_bar = lax.dynamic_slice(g, starts, shape) if site.needs[1] else None
+    x_bar = write_at(starts, g, lax.full(shape, 0, g.dtype)) if site.needs[0] else None
+    update_bar = read_at(starts, g, shape) if site.needs[1] else None
     return [x_bar, update_bar, *[None] * len(starts)]
 
 

@@ -166,9 +166,9 @@ def _while_forward(site, *xs, cond_nconsts, cond_jaxpr, body_nconsts, body_jaxpr
 
 def _while_backward(site, residuals, *y_bars, **_):
     raise ValueError(
-        f"reverse-mode differentiation does not work for {site}: a loop whose number of steps is known only at run time "
-        "would have to keep an unknown number of residuals. Use jax.lax.scan, or jax.lax.fori_loop with Python integers "
-        "as bounds, or fbp.while_loop with max_steps; or put jax.lax.stop_gradient around its inputs."
+        "Reverse-mode differentiation does not work for lax.while_loop or lax.fori_loop with dynamic start/stop values: "
+        f"{site} would have to keep an unknown number of residuals. Use lax.scan, or lax.fori_loop with Python integers as "
+        "bounds, or fbp.while_loop with max_steps; or put stop_gradient around its inputs."
     )
 
 

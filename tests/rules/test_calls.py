@@ -159,7 +159,7 @@ def test_what_is_computed_outside_of_jax_has_no_cotangents(callback):
     def fun(x):
         return callback(np.sin, jax.ShapeDtypeStruct((), jnp.float32), x)
 
-    with pytest.raises(ValueError, match=r"no cotangents for '(pure|io)_callback'.*outside of JAX.*custom_vjp"):
+    with pytest.raises(ValueError, match=r"callbacks do not support JVP.*'(pure|io)_callback'.*outside of JAX"):
         fbp.grad(fun)(1.0)
     assert float(fbp.grad(lambda x: x * fun(jax.lax.stop_gradient(x)))(1.0)) == pytest.approx(np.sin(1.0))
 
@@ -168,3 +168,25 @@ def test_the_residuals_of_a_linear_call_have_no_cotangent():
     scaled = lambda r, x: jax.custom_derivatives.linear_call(lambda r, x: r * x, lambda r, y_bar: r * y_bar, r, x)
     with pytest.raises(NotImplementedError, match="residuals of 'linear_call'"):
         fbp.grad(scaled)(2.0, 3.0)
+
+
+def test_a_linear_function_whose_tangent_is_itself():
+    @jax.custom_jvp
+    def double(x):
+        return 2.0 * x
+
+    double.defjvp(lambda xs, dots: (double(*xs), double(*dots)))
+    assert float(fbp.grad(double)(3.0)) == 2.0
+    assert float(jax.jit(fbp.grad(lambda x: double(double(x) * x)))(3.0)) == 24.0
+    scanned = lambda x: jax.lax.scan(lambda h, _: (double(h), None), x, None, length=3)[0]
+    assert float(fbp.grad(scanned)(1.0)) == 8.0
+    assert float(fbp.grad(fbp.grad(lambda x: double(x) ** 2))(1.0)) == 8.0
+
+
+def test_closure_convert_hoists_what_is_differentiated():
+    def solve(c, x):
+        fun, constants = jax.closure_convert(lambda x: jnp.sum(jnp.full(3, 3.0) * (x - c) ** 2), x)
+        assert len(constants) == 1
+        return jnp.cos(fun(x, *constants))
+
+    assert_same_gradients(solve, 2 * X, X)

@@ -10,6 +10,12 @@ I = fixed([0, 2, 0, 4])
 OUT = fixed([-7, 1, 9])
 
 CASES = [
+    Case("dynamic_slice/start before the first", lambda x: lax.dynamic_index_in_dim(x, -8), (normal(5, 3),)),
+    Case(
+        "dynamic_update_slice/start before the first",
+        lambda x, u: lax.dynamic_update_index_in_dim(x, u, -8, 0),
+        (normal(5, 3), normal(1, 3)),
+    ),
     Case(
         "dynamic_slice",
         lambda x, i: lax.dynamic_slice(x, (i, jnp.ones_like(i)), (2, 2)),
