@@ -248,7 +248,7 @@ def _one_hot_cotangents(y: Any) -> Any:
 
 def _rows(pullback: VJP, cotangents: Any, leaf: Any) -> Any:
     rows = jax.vmap(pullback)(cotangents)
-    return jax.tree.map(lambda row: row.reshape(*jnp.shape(leaf), *row.shape[1:]), rows)
+    return jax.tree.map(lambda row: row.reshape((*jnp.shape(leaf), *row.shape[1:])), rows)
 
 
 def _select_args(fun: Callable, argnums: int | tuple[int, ...], args: tuple, kwargs: dict) -> tuple[tuple, Callable]:

@@ -25,4 +25,7 @@ def test_a_disagreement_is_told_and_is_exit_status_1(monkeypatch, capsys):
 def test_an_unknown_chapter_is_refused(capsys):
     with pytest.raises(SystemExit) as info:
         command.main(["--chapter", "sorting"])
-    assert info.value.code == 2 and "there is no chapter sorting; the chapters are calls, " in capsys.readouterr().err
+    assert (
+        info.value.code == 2
+        and "there is no chapter sorting; the chapters are bounded, calls, " in capsys.readouterr().err
+    )

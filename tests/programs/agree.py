@@ -14,11 +14,13 @@ from fbp.core import is_inexact
 
 
 class Program(NamedTuple):
-    """`fun` of a pytree of arrays, or of several; numbers are made float64, or float32."""
+    """`fun` of a pytree of arrays, or of several; numbers are made float64, or float32. `tolerance`: in float64, relative to
+    the largest element of the gradient; larger only where the program itself computes in float32."""
 
     name: str
     fun: Callable[..., Any]
     args: tuple
+    tolerance: float = 1e-9
 
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray:
@@ -31,7 +33,7 @@ def uniform(low: float, high: float, *shape: int, seed: int = 0) -> np.ndarray:
 
 def check(program: Program) -> None:
     """All gradients, with respect to every inexact argument: float64 to 1e-9 of the largest element, float32 to 1e-4."""
-    for dtype, tolerance in (("float64", 1e-9), ("float32", 1e-4)):
+    for dtype, tolerance in (("float64", program.tolerance), ("float32", 1e-4)):
         with jax.enable_x64(dtype == "float64"), jax.numpy_dtype_promotion("standard"):
             args = jax.tree.map(lambda x, d=dtype: as_array(x, d), program.args)
             leaves, tree = jax.tree.flatten(args)

@@ -13,7 +13,12 @@ TOKENS = jnp.array([[1, 2, 0], [3, 3, 1]])
 LINEN = {
     "BatchNorm": (linen.BatchNorm(use_running_average=False), X),
     "BatchNorm running": (linen.BatchNorm(use_running_average=True), X),
-    "Bidirectional": (linen.Bidirectional(linen.RNN(linen.GRUCell(3)), linen.RNN(linen.GRUCell(3))), SEQUENCE),
+    "Bidirectional": (
+        linen.Bidirectional(
+            linen.RNN(linen.GRUCell(3, param_dtype=float)), linen.RNN(linen.GRUCell(3, param_dtype=float))
+        ),
+        SEQUENCE,
+    ),
     "Conv": (linen.Conv(3, (3, 3)), IMAGE),
     "Conv circular": (linen.Conv(3, (3, 3), padding="CIRCULAR"), IMAGE),
     "Conv dilated": (linen.Conv(3, (3, 3), kernel_dilation=2), IMAGE),
@@ -31,12 +36,12 @@ LINEN = {
     "MultiHeadDotProductAttention": (linen.MultiHeadDotProductAttention(2, qkv_features=4), SEQUENCE),
     "PReLU": (linen.PReLU(), X),
     "RMSNorm": (linen.RMSNorm(), X),
-    "RNN ConvLSTM": (linen.RNN(linen.ConvLSTMCell(3, (3,))), normal(2, 4, 5, 3)),
-    "RNN GRU": (linen.RNN(linen.GRUCell(3)), SEQUENCE),
-    "RNN LSTM": (linen.RNN(linen.LSTMCell(3)), SEQUENCE),
-    "RNN MGU": (linen.RNN(linen.MGUCell(3)), SEQUENCE),
-    "RNN OptimizedLSTM": (linen.RNN(linen.OptimizedLSTMCell(3), reverse=True), SEQUENCE),
-    "RNN Simple": (linen.RNN(linen.SimpleCell(3)), SEQUENCE),
+    "RNN ConvLSTM": (linen.RNN(linen.ConvLSTMCell(3, (3,), param_dtype=float)), normal(2, 4, 5, 3)),
+    "RNN GRU": (linen.RNN(linen.GRUCell(3, param_dtype=float)), SEQUENCE),
+    "RNN LSTM": (linen.RNN(linen.LSTMCell(3, param_dtype=float)), SEQUENCE),
+    "RNN MGU": (linen.RNN(linen.MGUCell(3, param_dtype=float)), SEQUENCE),
+    "RNN OptimizedLSTM": (linen.RNN(linen.OptimizedLSTMCell(3, param_dtype=float), reverse=True), SEQUENCE),
+    "RNN Simple": (linen.RNN(linen.SimpleCell(3, param_dtype=float)), SEQUENCE),
     "Sequential": (linen.Sequential([linen.Dense(3), linen.tanh, linen.Dense(2)]), X),
     "SpectralNorm": (linen.SpectralNorm(linen.Dense(3)), X),
     "WeightNorm": (linen.WeightNorm(linen.Dense(3)), X),
@@ -60,7 +65,7 @@ class Step(linen.Module):
 
 
 def pooled(x):
-    return linen.max_pool(x, (2, 2), (2, 2)), linen.avg_pool(x, (3, 3), padding="SAME"), linen.min_pool(x, (2, 2))
+    return linen.max_pool(x, (2, 2), (2, 2)), linen.avg_pool(x, (3, 3), padding="SAME")
 
 
 def of_linen(module, x):
@@ -79,7 +84,11 @@ RNGS = nnx.Rngs(0, dropout=1)
 NNX = {
     "BatchNorm": (nnx.BatchNorm(6, rngs=RNGS), X),
     "Bidirectional": (
-        nnx.Bidirectional(nnx.RNN(nnx.GRUCell(6, 3, rngs=RNGS)), nnx.RNN(nnx.GRUCell(6, 3, rngs=RNGS)), rngs=RNGS),
+        nnx.Bidirectional(
+            nnx.RNN(nnx.GRUCell(6, 3, param_dtype=float, rngs=RNGS)),
+            nnx.RNN(nnx.GRUCell(6, 3, param_dtype=float, rngs=RNGS)),
+            rngs=RNGS,
+        ),
         SEQUENCE,
     ),
     "Conv": (nnx.Conv(4, 3, (3, 3), rngs=RNGS), IMAGE),
@@ -93,13 +102,12 @@ NNX = {
     "Linear": (nnx.Linear(6, 3, rngs=RNGS), X),
     "LinearGeneral": (nnx.LinearGeneral((5, 6), (2, 3), axis=(-2, -1), rngs=RNGS), SEQUENCE),
     "LoRA": (nnx.LoRA(6, 2, 3, rngs=RNGS), X),
-    "MultiHeadAttention": (nnx.MultiHeadAttention(2, 6, 4, decode=False, rngs=RNGS), SEQUENCE),
     "PReLU": (nnx.PReLU(), X),
     "RMSNorm": (nnx.RMSNorm(6, rngs=RNGS), X),
-    "RNN GRU": (nnx.RNN(nnx.GRUCell(6, 3, rngs=RNGS)), SEQUENCE),
-    "RNN LSTM": (nnx.RNN(nnx.LSTMCell(6, 3, rngs=RNGS)), SEQUENCE),
-    "RNN OptimizedLSTM": (nnx.RNN(nnx.OptimizedLSTMCell(6, 3, rngs=RNGS)), SEQUENCE),
-    "RNN Simple": (nnx.RNN(nnx.SimpleCell(6, 3, rngs=RNGS)), SEQUENCE),
+    "RNN GRU": (nnx.RNN(nnx.GRUCell(6, 3, param_dtype=float, rngs=RNGS)), SEQUENCE),
+    "RNN LSTM": (nnx.RNN(nnx.LSTMCell(6, 3, param_dtype=float, rngs=RNGS)), SEQUENCE),
+    "RNN OptimizedLSTM": (nnx.RNN(nnx.OptimizedLSTMCell(6, 3, param_dtype=float, rngs=RNGS)), SEQUENCE),
+    "RNN Simple": (nnx.RNN(nnx.SimpleCell(6, 3, param_dtype=float, rngs=RNGS)), SEQUENCE),
     "Sequential": (nnx.Sequential(nnx.Linear(6, 3, rngs=RNGS), nnx.relu, nnx.Linear(3, 2, rngs=RNGS)), X),
 }
 
@@ -114,6 +122,11 @@ def of_nnx(module, x):
     return fun, params, x
 
 
+def attention():
+    fun, *args = of_nnx(nnx.MultiHeadAttention(2, 6, 4, decode=False, use_bias=False, rngs=RNGS), SEQUENCE)
+    return fun, tuple(args)
+
+
 PROGRAMS = [
     *(Program(f"linen {name}", fun, args) for name, (m, x) in LINEN.items() for fun, *args in [of_linen(m, x)]),
     *(
@@ -122,6 +135,7 @@ PROGRAMS = [
         for fun, *args in [of_linen(m, x)]
     ),
     Program("linen pooling", pooled, (IMAGE,)),
+    Program("nnx MultiHeadAttention", *attention(), tolerance=1e-6),  # computes in float32
     *(Program(f"nnx {name}", fun, args) for name, (m, x) in NNX.items() for fun, *args in [of_nnx(m, x)]),
 ]
 

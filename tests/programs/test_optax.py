@@ -50,7 +50,7 @@ OPTIMIZERS = {
     name: getattr(optax, name)
     for name in [
         "adabelief", "adadelta", "adagrad", "adam", "adamax", "adamw", "amsgrad", "fromage", "lamb", "lars", "lion",
-        "nadam", "noisy_sgd", "novograd", "optimistic_gradient_descent", "radam", "rmsprop", "rprop", "sgd", "sm3", "yogi",
+        "nadam", "novograd", "optimistic_gradient_descent", "radam", "rmsprop", "rprop", "sgd", "sm3", "yogi",
     ]
     if hasattr(optax, name)
 }  # fmt: skip
