@@ -5,6 +5,9 @@ where, which values it read and wrote, what it left as residuals. Backward, the 
 turns the cotangents of its outputs into cotangents of its inputs. That is all of reverse mode:
 
     for entry in reversed(tape):  x_bars += entry.bwd(residuals, *y_bars)
+
+Mutable references alone are not left to rules: an operation on one is turned into a pure function of what is in it, and
+that is recorded.
 """
 
 from __future__ import annotations

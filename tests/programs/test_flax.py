@@ -107,7 +107,7 @@ NNX = {
     "RNN GRU": (nnx.RNN(nnx.GRUCell(6, 3, param_dtype=float, rngs=RNGS)), SEQUENCE),
     "RNN LSTM": (nnx.RNN(nnx.LSTMCell(6, 3, param_dtype=float, rngs=RNGS)), SEQUENCE),
     "RNN OptimizedLSTM": (nnx.RNN(nnx.OptimizedLSTMCell(6, 3, param_dtype=float, rngs=RNGS)), SEQUENCE),
-    "RNN Simple": (nnx.RNN(nnx.SimpleCell(6, 3, param_dtype=float, rngs=RNGS)), SEQUENCE),
+    "RNN Simple": (nnx.RNN(nnx.SimpleCell(6, 3, dtype=float, param_dtype=float, rngs=RNGS)), SEQUENCE),
     "Sequential": (nnx.Sequential(nnx.Linear(6, 3, rngs=RNGS), nnx.relu, nnx.Linear(3, 2, rngs=RNGS)), X),
 }
 

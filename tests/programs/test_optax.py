@@ -18,7 +18,7 @@ LOSSES = {
         lambda x: losses.ctc_loss(x, jnp.zeros((2, 6)), jnp.array([[1, 2, 3], [2, 2, 0]]), jnp.array([[0, 0, 0], [0, 0, 1.0]])),
         normal(2, 6, 5),
     ),
-    "convex_kl_divergence": (losses.convex_kl_divergence, jnp.log(PROBABILITIES), PROBABILITIES[::-1]),
+    "generalized_kl_divergence": (losses.generalized_kl_divergence, jnp.log(PROBABILITIES), PROBABILITIES[::-1]),
     "hinge_loss": (lambda x: losses.hinge_loss(x, SIGNS), LOGITS),
     "huber_loss": (losses.huber_loss, LOGITS, TARGETS),
     "kl_divergence": (losses.kl_divergence, jnp.log(PROBABILITIES), PROBABILITIES[::-1]),
