@@ -15,7 +15,8 @@ from fbp.rules.common import split, spread
 def chosen_bar(g, x, y, *, axes):
     """y = max x  =>  x_bar = g where x = y, in equal parts where several are. (Also for min.)"""
     here = lax.convert_element_type(x == spread(y, x.shape, axes), g.dtype)
-    return here * spread(g / jnp.sum(here, axes, dtype=g.dtype), x.shape, axes)
+    count = jnp.sum(here, axes, dtype=g.dtype)
+    return spread(g, x.shape, axes) * here / spread(count, x.shape, axes)  # nan where y is: 0 / 0, as under jax.grad
 
 
 def product_bar(g, x, *, axes):

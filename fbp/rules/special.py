@@ -28,7 +28,7 @@ def beta_slope(a, b, x):
 
 def i1e_bar(g, x, y):
     """y = e^-|x| I₁(x)  =>  y' = e^-|x| I₀(x) - y (sign x + 1/x), and 1/2 at 0."""
-    tiny = lax.abs(x) < jnp.finfo(x.dtype).eps
+    tiny = ~(lax.abs(x) > jnp.finfo(x.dtype).eps)  # or nan, where JAX says 1/2 as well
     x = where(tiny, lax.full_like(x, 1), x)
     slope = lax.bessel_i0e(x) - y * (lax.sign(x) + 1 / x)
     return g * where(tiny, lax.full_like(x, 0.5), slope)

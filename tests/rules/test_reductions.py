@@ -48,3 +48,9 @@ def test_an_empty_sum_has_an_empty_gradient():
 def test_norms_at_zero_are_what_jax_says():
     assert_same(lambda x: jnp.sqrt(jnp.sum(x * x)), jnp.zeros(3))
     assert_same(jnp.linalg.norm, jnp.zeros(3))
+
+
+@pytest.mark.parametrize("reduce", [jnp.max, jnp.min, jnp.ptp])
+def test_the_largest_of_what_is_not_a_number_has_no_number_for_a_gradient(reduce):
+    x = jnp.array([1.0, jnp.nan, 3.0])
+    assert jnp.isnan(jax.grad(reduce)(x)).all() and jnp.isnan(fbp.grad(reduce)(x)).all()
