@@ -19,7 +19,7 @@ from jax._src.lax import parallel
 from jax._src.state import AbstractRef, discharge
 from jax.extend import source_info_util
 from jax.extend.core import jaxpr_as_fun, primitives
-from jax.interpreters.ad import JVPTracer, Zero
+from jax.interpreters.ad import JVPTracer, UndefinedPrimal, Zero
 
 _HERE = str(pathlib.Path(__file__).parent)
 
@@ -40,9 +40,19 @@ def is_internal_zero(x: Any) -> bool:
     return isinstance(x, Zero)
 
 
+def is_internal(fun: Callable) -> bool:
+    """Whether a function is one of JAX's own insides."""
+    return fun.__module__.startswith("jax._src.")
+
+
 def internal_zero(aval: Any) -> Any:
     """That zero, for a value of this type."""
     return Zero(aval.to_tangent_aval())
+
+
+def undefined(aval: Any) -> Any:
+    """What stands, in a transpose rule of JAX, for the input whose cotangent is asked for."""
+    return UndefinedPrimal(aval)
 
 
 def has_own_vjp(prim: Any) -> bool:

@@ -78,9 +78,11 @@ class Rule(NamedTuple):
 
 
 class Rulebook(Mapping[Primitive, Rule]):
-    """An immutable mapping from primitives to rules. `RULES | {lax.tanh_p: my_rule}` is a new one."""
+    """An immutable mapping from primitives to rules. `RULES | {lax.tanh_p: my_rule}` is a new one.
 
-    def __init__(self, rules: Mapping[Primitive, Rule]):
+    `otherwise(primitive)` gives the rule, or None, of a primitive that is not in the book."""
+
+    def __init__(self, rules: Mapping[Primitive, Rule], otherwise: Callable[[Primitive], Rule | None] | None = None):
         for primitive, rule in rules.items():
             if not isinstance(primitive, Primitive) or not isinstance(rule, Rule):
                 raise TypeError(
@@ -88,7 +90,13 @@ class Rulebook(Mapping[Primitive, Rule]):
                     "jax.lax.tanh_p; values are fbp.Rule(fwd, bwd) or fbp.table(...)."
                 )
         self._rules = MappingProxyType(dict(rules))
-        self._hash = hash(frozenset(self._rules.items()))
+        self._otherwise = otherwise
+        self._hash = hash((frozenset(self._rules.items()), otherwise))
+
+    def find(self, primitive: Primitive) -> Rule | None:
+        """The rule in the book, or the one of `otherwise`."""
+        rule = self._rules.get(primitive)
+        return rule if rule is not None or self._otherwise is None else self._otherwise(primitive)
 
     def __getitem__(self, primitive: Primitive) -> Rule:
         return self._rules[primitive]
@@ -100,11 +108,11 @@ class Rulebook(Mapping[Primitive, Rule]):
         return len(self._rules)
 
     def __or__(self, other: Mapping[Primitive, Rule]) -> Rulebook:
-        return Rulebook({**self, **other})
+        return Rulebook({**self, **other}, self._otherwise)
 
     # Equal contents are equal books: `RULES | {...}` written inside a training step must find what was traced before.
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Rulebook) and self._rules == other._rules
+        return isinstance(other, Rulebook) and (self._rules, self._otherwise) == (other._rules, other._otherwise)
 
     def __hash__(self) -> int:
         return self._hash

@@ -148,11 +148,11 @@ class Record(jax.core.Trace):
         xs = [self.lower(x) for x in args]
         avals = tuple(jax.typeof(x) for x in xs)
         needs = tuple(slot is not None for slot in inputs)
-        rule = self.rules.get(primitive)
-        if rule is None and any(needs) and isinstance(primitive, Op):
+        rule = self.rules.find(primitive) if any(needs) else None
+        if any(needs) and isinstance(primitive, Op) and primitive not in self.rules:
             with set_current_trace(self):
                 return primitive.fun(*args, **params)
-        if rule is None or not any(needs):
+        if rule is None:
             if any(needs) and any(map(_compat.is_reference, avals)):
                 raise OutsideReference(Site(primitive, needs, avals, *_here(), Differentiate(self.rules)))
             ys = primitive.bind_with_trace(self.parent, xs, avals, bind_params)

@@ -6,6 +6,7 @@ from fbp.rules import (
     calls,
     collectives,
     elementwise,
+    foreign,
     fourier,
     hijax,
     indexing,
@@ -38,5 +39,6 @@ RULES = Rulebook(
     | bounded.RULES
     | collectives.RULES
     | shard_map.RULES
-    | hijax.RULES
+    | hijax.RULES,
+    otherwise=foreign.borrowed,
 )
