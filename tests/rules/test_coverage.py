@@ -4,6 +4,7 @@ from jax.extend.core import Primitive, primitives
 from jax.interpreters import ad
 
 import fbp
+from fbp.core import Op
 
 REASONS = {
     "the engine carries it out: it reads and writes what is in a mutable reference": [
@@ -35,7 +36,7 @@ def differentiated_by_jax():
     """Names of primitives with a tangent map, other than zero, or a transpose."""
     listed = {p for p in vars(primitives).values() if isinstance(p, Primitive)}
     for primitive in {*listed, *ad.primitive_jvps, *ad.primitive_transposes}:
-        if fbp.RULES.find(primitive) is not None:
+        if isinstance(primitive, Op) or fbp.RULES.find(primitive) is not None:
             continue
         jvp = ad.primitive_jvps.get(primitive)
         is_zero = getattr(getattr(jvp, "func", jvp), "__name__", "") == "zero_jvp"
