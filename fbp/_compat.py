@@ -88,6 +88,13 @@ def jaxpr_fun(jaxpr: Any) -> Callable[..., list]:
     return lambda *xs: jax.core.eval_jaxpr(jaxpr, (), *xs)
 
 
+def opened(staged: Any) -> tuple[Any, list]:
+    """What `jax.make_jaxpr` gives, as a jaxpr of constants and inputs, and the constants. (Since jax 0.11 a jaxpr has room
+    for its constants, which must not be taken along.)"""
+    jaxpr = staged.jaxpr
+    return (jaxpr.replace(consts=None) if hasattr(jaxpr, "consts") else jaxpr), list(staged.consts)
+
+
 def discharged(jaxpr: Any) -> Callable[..., list]:
     """The pure function of a jaxpr that makes, reads, writes and freezes mutable references."""
     return jaxpr_fun(discharge.discharge_state(jaxpr))

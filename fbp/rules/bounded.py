@@ -19,6 +19,7 @@ import jax.core
 import jax.numpy as jnp
 from jax import lax
 
+from fbp import _compat
 from fbp.core import Rule, Stopped, op, zeros
 from fbp.rules.common import split
 from fbp.rules.loops import carry_fixpoint
@@ -57,10 +58,11 @@ def while_loop(cond_fun: Callable[[T], Any], body_fun: Callable[[T], T], init_va
     types, tree = jax.tree.flatten(jax.eval_shape(functools.partial(lax.while_loop, cond_fun, body_fun), init_val))
     init = [jnp.asarray(x, t.dtype) for x, t in zip(jax.tree.leaves(init_val), types, strict=True)]
     avals = [jax.typeof(x) for x in init]
-    more = jax.make_jaxpr(lambda *state: cond_fun(jax.tree.unflatten(tree, state)))(*avals)
-    step = jax.make_jaxpr(lambda *state: jax.tree.leaves(body_fun(jax.tree.unflatten(tree, state))))(*avals)
-    loop = Loop(more.jaxpr, step.jaxpr, len(more.consts), len(step.consts), int(max_steps))
-    return jax.tree.unflatten(tree, bounded_while(*more.consts, *step.consts, *init, loop=loop))
+    cond = jax.make_jaxpr(lambda *state: cond_fun(jax.tree.unflatten(tree, state)))(*avals)
+    body = jax.make_jaxpr(lambda *state: jax.tree.leaves(body_fun(jax.tree.unflatten(tree, state))))(*avals)
+    (cond, cond_consts), (body, consts) = _compat.opened(cond), _compat.opened(body)
+    loop = Loop(cond, body, len(cond_consts), len(consts), int(max_steps))
+    return jax.tree.unflatten(tree, bounded_while(*cond_consts, *consts, *init, loop=loop))
 
 
 class Loop(NamedTuple):
