@@ -48,3 +48,8 @@ def test_a_slice_is_clamped_as_in_jax():
 def test_an_index_has_no_gradient():
     gradient = fbp.grad(lambda x, i: x[i], (0, 1), allow_int=True)(X, 2)
     assert gradient[0].tolist() == [0, 0, 1, 0, 0] and gradient[1].dtype == jax.dtypes.float0
+
+
+def test_a_function_applied_in_place_has_no_cotangents():
+    with pytest.raises(NotImplementedError, match=r"'scatter'.*applies a function in place.*set\(f\("):
+        fbp.grad(lambda x: jnp.sum(x.at[1].apply(jnp.sin)))(jnp.ones(3))
