@@ -139,7 +139,7 @@ TRANSFORMED = {
 
 
 @pytest.mark.parametrize("how", TRANSFORMED)
-@pytest.mark.parametrize("model", ["transformer", "conv_net"])
+@pytest.mark.parametrize("model", [pytest.param("transformer", marks=pytest.mark.slow), "conv_net"])
 def test_transformations_compose(model, how):
     loss, params, x = MODELS[model]()
     ours, theirs = (jax.jit(lambda p, x, m=m: TRANSFORMED[how](m, loss, p, x))(params, x) for m in (fbp, jax))

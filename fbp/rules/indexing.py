@@ -104,6 +104,14 @@ def _scatter_sub_backward(site, indices, g, **params):
     return [x_bar, None, None if update_bar is None else -update_bar]
 
 
+def _scatter_forward(site, x, indices, updates, *, update_jaxpr, **params):
+    if update_jaxpr is not None and update_jaxpr.outvars[0] is not update_jaxpr.invars[1]:
+        raise NotImplementedError(
+            f"no cotangents for {site} when it applies a function in place: JAX defines none. Write x.at[i].set(f(x[i]))."
+        )
+    return _keep_indices(site, x, indices, updates, update_jaxpr=update_jaxpr, **params)
+
+
 def _scatter_backward(site, indices, g, **params):
     """y = x, and y[i] = u  =>  x_bar = g but 0 at i, u_bar = g[i]. Of several updates to one place, the one that was
     left there has the cotangent: each is numbered, and the numbers are written as the updates were."""
@@ -157,7 +165,7 @@ RULES = {
     p.gather_p: Rule(_keep_indices, _gather_backward),
     p.scatter_add_p: Rule(_keep_indices, _scatter_add_backward),
     lax.scatter_sub_p: Rule(_keep_indices, _scatter_sub_backward),
-    p.scatter_p: Rule(_keep_indices, _scatter_backward),
+    p.scatter_p: Rule(_scatter_forward, _scatter_backward),
     p.scatter_mul_p: Rule(_scatter_mul_forward, _scatter_mul_backward),
     p.scatter_max_p: Rule(_scatter_choose_forward, _scatter_choose_backward),
     p.scatter_min_p: Rule(_scatter_choose_forward, _scatter_choose_backward),
