@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 import jax.core
-from jax._src import callback, core, custom_derivatives, hijax, pjit, shard_map, traceback_util
+from jax._src import callback, core, custom_derivatives, hijax, pjit, shard_map, traceback_util, tree_util
 from jax._src.interpreters.ad import NullAccum as NullAccum
 from jax._src.interpreters.ad import ValAccum as ValAccum
 from jax._src.lax import lax as lax_internal
@@ -98,6 +98,11 @@ def opened(staged: Any) -> tuple[Any, list]:
 def discharged(jaxpr: Any) -> Callable[..., list]:
     """The pure function of a jaxpr that makes, reads, writes and freezes mutable references."""
     return jaxpr_fun(discharge.discharge_state(jaxpr))
+
+
+def tree_differences(tree: Any, other: Any) -> list[tuple[Any, str, str, str]]:
+    """Where two tree structures differ: the path, what there is in the one and in the other, and why that is not the same."""
+    return list(tree_util.equality_errors_pytreedef(tree, other))
 
 
 def is_reference(aval: Any) -> bool:

@@ -6,11 +6,13 @@ This room knows pytrees, argument numbers and errors; the engine below it sees f
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fbp import _compat
 from fbp.core import Rulebook, is_inexact, value, zeros
@@ -29,14 +31,37 @@ class VJP:
         self._ins = ins  # (tree, avals) of the arguments
         self._outs = outs  # (tree, avals) of the output
 
-    def __call__(self, y_bar):
-        tree, avals = self._outs
-        y_bars = _check_cotangent(y_bar, tree, avals)
+    def __call__(self, y_bar, *more):
+        if more:
+            raise TypeError(
+                f"the function returned by fbp.vjp was called with {1 + len(more)} arguments, but takes a single one: the "
+                "cotangent of the one value that the differentiated function returned, a tuple where that is a tuple."
+            )
+        x_bars = self._pullback(*_check_cotangent(y_bar, *self._outs))
         in_tree, in_avals = self._ins
-        x_bars = self._pullback(*y_bars)
         return jax.tree.unflatten(
             in_tree, [zeros(aval) if x is None else x for x, aval in zip(x_bars, in_avals, strict=True)]
         )
+
+    def with_refs(self, *refs) -> Callable:
+        """The pullback that adds cotangents to mutable references, in place, as that of `jax.vjp` does.
+
+        refs: in the structure of the arguments; for each leaf a reference (`jax.new_ref`) of its shape and dtype, or
+        `jax.ad.GradValue()` to have its cotangent returned, or `jax.ad.DontWant()`.
+
+        >>> import jax
+        >>> total = jax.new_ref(1.0)
+        >>> _, pullback = vjp(lambda x: x * x, 3.0)
+        >>> _ = pullback.with_refs(total)(1.0)
+        >>> float(total[...])
+        7.0
+        """
+        _check_references(refs, *self._ins)
+
+        def accumulate(y_bar, *more):
+            return jax.tree.map(_accumulated, refs, self(y_bar, *more))
+
+        return accumulate
 
     def tree_flatten(self):
         return (self._pullback,), (self._ins, self._outs)
@@ -77,9 +102,10 @@ def vjp(fun: Callable, *primals, has_aux: bool = False, rules: Rulebook = RULES)
         out = fun(*jax.tree.unflatten(tree, xs))
         aux = None
         if has_aux:
-            if not (isinstance(out, tuple) and len(out) == 2):
+            if not (isinstance(out, tuple | list) and len(out) == 2):
                 raise TypeError(
-                    f"with has_aux=True the function returns a pair (output, aux), but it returned {out!r}."
+                    "expected function with aux output to return a two-element tuple, (output, aux), but got type "
+                    f"{type(out)} with value {out!r}."
                 )
             out, aux = out
         ys, out_tree = jax.tree.flatten(out)
@@ -115,7 +141,7 @@ def value_and_grad(
     _check_callable("value_and_grad", fun)
     argnums = _check_argnums(argnums)
 
-    @functools.wraps(fun, assigned=("__module__", "__name__", "__qualname__"))
+    @_named_after(fun, "The value and the gradient", argnums)
     @_compat.api_boundary
     def value_and_grad_fun(*args, **kwargs):
         selected, partial = _select_args(fun, argnums, args, kwargs)
@@ -153,7 +179,7 @@ def grad(
     _check_callable("grad", fun)
     value_and_grad_fun = value_and_grad(fun, argnums, has_aux, holomorphic, allow_int, rules=rules)
 
-    @functools.wraps(fun, assigned=("__module__", "__name__", "__qualname__"))
+    @_named_after(fun, "The gradient", argnums)
     @_compat.api_boundary
     def grad_fun(*args, **kwargs):
         y, gradient = value_and_grad_fun(*args, **kwargs)
@@ -182,7 +208,7 @@ def jacrev(
     _check_callable("jacrev", fun)
     argnums = _check_argnums(argnums)
 
-    @functools.wraps(fun, assigned=("__module__", "__name__", "__qualname__"))
+    @_named_after(fun, "The Jacobian", argnums)
     @_compat.api_boundary
     def jacobian(*args, **kwargs):
         selected, partial = _select_args(fun, argnums, args, kwargs)
@@ -190,7 +216,7 @@ def jacrev(
         y, pullback, *aux = vjp(partial, *selected, has_aux=has_aux, rules=rules)
         for leaf in jax.tree.leaves(y):
             _check_output_dtype("jacrev", jax.typeof(leaf), holomorphic)
-        rows = jax.tree.map(lambda leaf, basis: _rows(pullback, basis, leaf), y, _one_hot_cotangents(y))
+        rows = jax.tree.map(lambda leaf, basis: _rows(pullback, basis, leaf, selected), y, _one_hot_cotangents(y))
         if isinstance(argnums, int):
             rows = jax.tree.map(lambda _, row: row[0], y, rows)
         return (rows, *aux) if has_aux else rows
@@ -233,6 +259,18 @@ def as_custom_vjp(fun: Callable, *, rules: Rulebook = RULES) -> Callable:
     return functools.wraps(fun)(with_rules)
 
 
+def _named_after(fun: Callable, what: str, argnums: Any) -> Callable[[Callable], Callable]:
+    """Decorates a derivative of `fun` with its name, and says in its docstring what it is."""
+
+    def name(derivative: Callable) -> Callable:
+        derivative = functools.wraps(fun, assigned=("__module__", "__name__", "__qualname__"))(derivative)
+        of = getattr(fun, "__name__", repr(fun))
+        derivative.__doc__ = f"{what} of {of} with respect to positional argument(s) {argnums}. Takes what {of} takes."
+        return derivative
+
+    return name
+
+
 def _one_hot_cotangents(y: Any) -> Any:
     """For each leaf of y, the cotangents [leaf.size, ...] of y that pick its elements one by one."""
     leaves, tree = jax.tree.flatten(y)
@@ -246,20 +284,43 @@ def _one_hot_cotangents(y: Any) -> Any:
     return jax.tree.unflatten(tree, [cotangents(i) for i in range(len(leaves))])
 
 
-def _rows(pullback: VJP, cotangents: Any, leaf: Any) -> Any:
-    rows = jax.vmap(pullback)(cotangents)
-    return jax.tree.map(lambda row: row.reshape((*jnp.shape(leaf), *row.shape[1:])), rows)
+def _rows(pullback: VJP, cotangents: Any, leaf: Any, xs: tuple) -> Any:
+    """∂leaf/∂x: [*leaf.shape, *x.shape], for each x of xs; zeros of its own dtype for an integer x, as in JAX."""
+
+    def unflattened(row, x):
+        row = jnp.zeros(row.shape, jnp.result_type(x)) if row.dtype == jax.dtypes.float0 else row
+        return row.reshape((*jnp.shape(leaf), *row.shape[1:]))
+
+    return jax.tree.map(unflattened, jax.vmap(pullback)(cotangents), xs)
+
+
+def _accumulated(ref: Any, x_bar: Any) -> Any:
+    """What `with_refs` returns in the place of a cotangent, which it has added to the reference if there is one."""
+    if isinstance(ref, jax.ad.DontWant):
+        return jax.ad.DidntWant()
+    if isinstance(ref, jax.ad.GradValue):
+        return x_bar
+    if x_bar.dtype != jax.dtypes.float0:
+        jax.ref.addupdate(ref, ..., x_bar)
+    return jax.ad.GradRef()
 
 
 def _select_args(fun: Callable, argnums: int | tuple[int, ...], args: tuple, kwargs: dict) -> tuple[tuple, Callable]:
     """The arguments to differentiate, and the function of them alone."""
     chosen = (argnums,) if isinstance(argnums, int) else argnums
-    if any(not -len(args) <= i < len(args) for i in chosen):
+    if chosen and max(chosen) >= len(args):
         raise TypeError(
-            f"argnums={argnums} asks for the gradient of positional argument {max(chosen)}, but the function was called "
-            f"with {len(args)} positional argument(s). Keyword arguments cannot be differentiated: pass it by position."
+            f"differentiating with respect to argnums={argnums} requires at least {max(chosen) + 1} positional arguments "
+            f"to be passed by the caller, but got only {len(args)} positional arguments. Keyword arguments cannot be "
+            "differentiated: pass them by position."
+        )
+    if chosen and min(chosen) < -len(args):
+        raise ValueError(
+            f"argnums={argnums} has {min(chosen)}, but with {len(args)} positional arguments the first is {-len(args)}."
         )
     places = [i % len(args) for i in chosen]
+    if len(set(places)) < len(places):
+        raise TypeError(f"argnums={argnums} names one of the {len(args)} positional arguments twice.")
 
     def partial(*selected):
         full = list(args)
@@ -278,8 +339,8 @@ def _as_value(x: Any, what: str) -> Any:
         aval = jax.typeof(x)
     except TypeError:
         raise TypeError(
-            f"{what} is {x!r} of type {type(x).__name__}, which is not an array or a number. Close over what is not "
-            "an array, or register its class as a pytree."
+            f"Argument {x!r} of type {type(x)} is not a valid JAX type: {what} is not an array or a number. Close over "
+            "what is not an array, or register its class as a pytree."
         ) from None
     if _compat.is_reference(aval):
         raise TypeError(
@@ -302,77 +363,125 @@ def _key_paths(tree: Any) -> list[str]:
 
 def _check_callable(name: str, fun: Any) -> None:
     if not callable(fun):
-        raise TypeError(f"fbp.{name} differentiates a function, but got {fun!r} of type {type(fun).__name__}.")
+        raise TypeError(f"Expected a callable value, got {fun!r}: fbp.{name} differentiates a function.")
 
 
 def _check_argnums(argnums: Any) -> int | tuple[int, ...]:
     try:
-        return int(argnums.__index__()) if hasattr(argnums, "__index__") else tuple(int(i.__index__()) for i in argnums)
-    except (AttributeError, TypeError):
+        checked = operator.index(argnums) if np.ndim(argnums) == 0 else tuple(operator.index(i) for i in argnums)
+    except TypeError:
         raise TypeError(f"argnums is an int or a sequence of ints, but got {argnums!r}.") from None
+    if checked == ():
+        raise ValueError("argnums is an empty sequence: there is nothing to differentiate with respect to.")
+    return checked
 
 
 def _check_inputs(name: str, selected: tuple, argnums: int | tuple[int, ...], holomorphic: bool, allow_int: bool):
     """Every input of a wrong type at once, with its place."""
     places = (argnums,) if isinstance(argnums, int) else argnums
-    wrong = []
+    complex_wanted, inexact_wanted, number_wanted = [], [], []
     for place, arg in zip(places, selected, strict=True):
         for path, leaf in jax.tree_util.tree_flatten_with_path(arg)[0]:
-            dtype = jax.typeof(_as_value(leaf, f"argument {place}{jax.tree_util.keystr(path)}")).dtype
+            where = f"argument {place}{jax.tree_util.keystr(path)}"
+            dtype = jax.typeof(_as_value(leaf, where)).dtype
+            got = f"{dtype.name} ({where})"
             if holomorphic and not jnp.issubdtype(dtype, jnp.complexfloating):
-                wrong.append(f"argument {place}{jax.tree_util.keystr(path)} is {dtype}, not complex")
-            elif not holomorphic and not allow_int and not jnp.issubdtype(dtype, jnp.inexact):
-                wrong.append(f"argument {place}{jax.tree_util.keystr(path)} is {dtype}")
-    if wrong and holomorphic:
-        raise TypeError(f"{name} with holomorphic=True requires inputs with complex dtype, but {'; '.join(wrong)}.")
-    if wrong:
+                complex_wanted.append(got)
+            elif dtype == jax.dtypes.float0:
+                number_wanted.append(got)
+            elif not allow_int and not jnp.issubdtype(dtype, jnp.inexact):
+                inexact_wanted.append(got)
+    if complex_wanted:
+        got = ", ".join(complex_wanted)
+        raise TypeError(f"{name} with holomorphic=True requires inputs with complex dtype, but got {got}.")
+    if number_wanted:
         raise TypeError(
-            f"{name} requires real- or complex-valued inputs, but {'; '.join(wrong)}. Convert to a floating dtype, leave "
-            "the argument out of argnums, or pass allow_int=True to get float0 zeros for it."
+            f"{name} requires numerical-valued inputs (input dtype that is a sub-dtype of np.bool_ or np.number), but got "
+            f"{', '.join(number_wanted)}."
         )
+    if inexact_wanted:
+        raise TypeError(
+            f"{name} requires real- or complex-valued inputs (input dtype that is a sub-dtype of np.inexact), but got "
+            f"{', '.join(inexact_wanted)}. Convert to a floating dtype, leave the argument out of argnums, or pass "
+            "allow_int=True to get float0 zeros for it."
+        )
+
+
+def _check_references(refs: tuple, tree: Any, avals: tuple) -> None:
+    got = jax.tree.structure(refs)
+    if got != tree:
+        raise ValueError(
+            "unexpected tree structure: with_refs takes the structure of the arguments of the differentiated function, but "
+            f"{_tree_differences(tree, got, 'arguments', 'references')}."
+        )
+    wrong = []
+    for key, ref, aval in zip(_key_paths(refs), jax.tree.leaves(refs), avals, strict=True):
+        if isinstance(ref, jax.ad.GradValue | jax.ad.DontWant):
+            continue
+        got, expected = jax.typeof(ref), aval.to_ct_aval()
+        if not _compat.is_reference(got):
+            wrong.append(f"{got.str_short()} at {key} is no reference, jax.ad.GradValue() or jax.ad.DontWant()")
+        elif is_inexact(aval) and (got.shape, got.dtype) != (expected.shape, expected.dtype):
+            wrong.append(f"{got.str_short()} at {key} is to take a cotangent of type {expected.str_short()}")
+    if wrong:
+        raise ValueError(f"unexpected JAX type (e.g. shape/dtype) for gradient ref: {'; '.join(wrong)}.")
+
+
+def _tree_differences(tree: Any, got: Any, name: str, got_name: str) -> str:
+    differences = [
+        f"{name}{jax.tree_util.keystr(path)} is a {expected}, the {got_name} a {found}: {why}"
+        for path, expected, found, why in _compat.tree_differences(tree, got)
+    ]
+    return "; ".join(differences) or f"the {name} is {tree}, the {got_name} {got}"
 
 
 def _check_scalar(y: Any, holomorphic: bool) -> None:
     leaves = jax.tree.leaves(y)
     if len(leaves) != 1 or leaves[0] is not y:
         raise TypeError(
-            f"the gradient is defined only for scalar-output functions, but the output was the pytree "
-            f"{jax.tree.structure(y)}. Return one scalar, with has_aux=True if there is more to return."
+            f"Gradient only defined for scalar-output functions. Output was {y!r}. Return one scalar, with has_aux=True if "
+            "there is more to return."
         )
     if jnp.shape(y):
         raise TypeError(
-            f"the gradient is defined only for scalar-output functions, but the output had shape: {jnp.shape(y)}. Reduce it, "
-            "for example with jnp.mean, or use fbp.vjp or fbp.jacrev."
+            f"Gradient only defined for scalar-output functions. Output had shape: {jnp.shape(y)}. Reduce it, for example "
+            "with jnp.mean, or use fbp.vjp or fbp.jacrev."
         )
     _check_output_dtype("grad", jax.typeof(y), holomorphic)
 
 
 def _check_output_dtype(name: str, aval: Any, holomorphic: bool) -> None:
     if holomorphic and not jnp.issubdtype(aval.dtype, jnp.complexfloating):
-        raise TypeError(f"{name} with holomorphic=True requires outputs with complex dtype, but got {aval.dtype}.")
+        raise TypeError(f"{name} with holomorphic=True requires outputs with complex dtype, but got {aval.dtype.name}.")
     if not holomorphic and not jnp.issubdtype(aval.dtype, jnp.floating):
         raise TypeError(
-            f"{name} requires real-valued outputs, but got {aval.dtype}. For a complex output pass holomorphic=True or "
-            "use fbp.vjp; an integer output has no gradient."
+            f"{name} requires real-valued outputs (output dtype that is a sub-dtype of np.floating), but got "
+            f"{aval.dtype.name}. For a complex output pass holomorphic=True or use fbp.vjp; an integer output has no "
+            "gradient."
         )
 
 
 def _check_cotangent(y_bar: Any, tree: Any, avals: tuple) -> list[Any]:
-    """The leaves of a cotangent for outputs of these types; None for the float0 of an integer output."""
-    leaves, got = jax.tree.flatten(y_bar)
+    """The leaves of a cotangent for outputs of these types; None for a zero: of an integer output, or JAX's own."""
+    leaves, got = jax.tree.flatten(y_bar, is_leaf=_compat.is_internal_zero)
     if got != tree:
         raise ValueError(
-            f"the pullback takes a cotangent with the structure of the output. The output is {tree}, the cotangent {got}."
+            "unexpected tree structure: the cotangent of a pullback has the structure of the output of the differentiated "
+            f"function, but {_tree_differences(tree, got, 'output', 'cotangent')}."
         )
     wrong = []
-    for keys, leaf, aval in zip(_key_paths(y_bar), leaves, avals, strict=True):
-        bar = jax.typeof(leaf)
-        if (bar.shape, bar.dtype) != (aval.shape, _bar_dtype(aval)):
-            wrong.append(f"cotangent{keys} is {bar.dtype}{list(bar.shape)}, the output {aval.dtype}{list(aval.shape)}")
+    for key, leaf, aval in zip(_key_paths(jax.tree.unflatten(tree, leaves)), leaves, avals, strict=True):
+        if _compat.is_internal_zero(leaf):
+            continue
+        got, expected = jax.typeof(leaf), aval.to_ct_aval()
+        if got.shape != expected.shape or (got.dtype != expected.dtype and is_inexact(aval)):
+            wrong.append(
+                f"got {got.str_short()}, but expected {expected.str_short()} because the corresponding output{key} of the "
+                f"differentiated function had JAX type {aval.str_short()}"
+            )
     if wrong:
-        raise ValueError(
-            f"a cotangent has the shape and dtype of its output (float0 for integers), but {'; '.join(wrong)}."
-        )
+        raise ValueError(f"unexpected JAX type (e.g. shape/dtype) for argument to VJP function: {'; '.join(wrong)}.")
     return [
-        _as_value(leaf, "cotangent") if is_inexact(aval) else None for leaf, aval in zip(leaves, avals, strict=True)
+        None if _compat.is_internal_zero(leaf) or not is_inexact(aval) else _as_value(leaf, "the cotangent")
+        for leaf, aval in zip(leaves, avals, strict=True)
     ]

@@ -8,12 +8,13 @@ force, so a replaced rule reaches inside; its pullback is a pytree, and is the o
 import functools
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 from jax.extend.core import primitives as p
 
 from fbp import _compat
-from fbp.core import Rule, Stopped, value, zeros
+from fbp.core import Rule, Stopped, is_inexact, value, zeros
 from fbp.rules.common import split, written_out
 from fbp.rules.residuals import carve, refill
 
@@ -93,7 +94,14 @@ def _custom_vjp_backward(site, residuals, *y_bars, bwd, symbolic_zeros, **_):
     zero = (lambda aval: SymbolicZero(aval.to_tangent_aval())) if symbolic_zeros else zeros
     y_bars = [zero(aval) if y_bar is None else y_bar for y_bar, aval in zip(y_bars, site.out_avals, strict=True)]
     x_bars = _compat.call_bwd(bwd, *residuals, *y_bars)
-    return [None if isinstance(x, SymbolicZero) or _compat.is_internal_zero(x) else x for x in x_bars]
+    return [_as_cotangent(x, aval) for x, aval in zip(x_bars, site.avals, strict=True)]
+
+
+def _as_cotangent(x, aval):
+    """What a user's bwd returns for an input: a zero of some kind, a Python number, or an array of another dtype."""
+    if isinstance(x, SymbolicZero) or _compat.is_internal_zero(x) or not is_inexact(aval):
+        return None
+    return lax.convert_element_type(x, aval.dtype) if jnp.result_type(x) != aval.dtype else x
 
 
 def _linear_solve_forward(site, *args, const_lengths, **params):

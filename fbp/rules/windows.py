@@ -42,78 +42,82 @@ def _taps(window_dimensions, window_dilation, window_strides, y_shape):
         yield starts, ends
 
 
-def chosen_in_window(keeps, init):
-    """y_i = max of x over the window of i  =>  the cotangent goes to the first element that has it, as in XLA.
+def _choice(x, y_shape, select_prim, *, window_dimensions, window_strides, padding, base_dilation, window_dilation):
+    """The number, in one byte, of the element that each output takes from its window: the first largest (`ge`) or
+    smallest (`le`), as in XLA. It is found in one pass over the elements of the window."""
+    config = _padding_config(padding, base_dilation)
+    padded = lax.pad(x, _last_choice(select_prim, x.dtype), config)
+    # Padding is never chosen, not even where an element equals it.
+    inside = lax.pad(lax.full(x.shape, True), False, config) if any(c != (0, 0, 0) for c in config) else None
+    best: Any = None  # the element chosen so far,
+    choice: Any = None  # its number,
+    found: Any = None  # and whether there was one, besides padding
+    for k, (starts, ends) in enumerate(_taps(window_dimensions, window_dilation, window_strides, y_shape)):
+        candidate = lax.slice(padded, starts, ends, window_strides)
+        valid = None if inside is None else lax.slice(inside, starts, ends, window_strides)
+        if best is None:
+            best, choice, found = candidate, lax.full(y_shape, 0, jnp.int8), valid
+            continue
+        keep = select_prim.bind(best, candidate)
+        if valid is not None:
+            keep = (keep & found) | ~valid
+            found = found | valid
+        best, choice = where(keep, best, candidate), where(keep, choice, lax.full(y_shape, k, jnp.int8))
+    return choice
 
-    The forward pass goes through the elements of the window once and notes the number of the one chosen, one byte per
-    output; the backward pass is then a sum of masked copies of g, without a second search.
-    `keeps(best, candidate)` says whether the earlier element stays; `init` gives the padding.
-    """
 
-    def forward(site, x, *, window_dimensions, window_strides, padding, base_dilation, window_dilation):
-        y = site.primitive.bind(
-            x,
-            window_dimensions=window_dimensions,
-            window_strides=window_strides,
-            padding=padding,
-            base_dilation=base_dilation,
-            window_dilation=window_dilation,
+def _to_choice(g, choice, x, *, window_dimensions, window_strides, padding, base_dilation, window_dilation):
+    """Each g to the element of x (a type) that was chosen: a sum of masked copies of g, without a second search."""
+    config = _padding_config(padding, base_dilation)
+    sizes = [spread_size(n, d) + lo + hi for n, d, (lo, hi) in zip(x.shape, base_dilation, padding, strict=True)]
+    padded_bar = lax.full(sizes, 0, g.dtype)
+    for k, (starts, ends) in enumerate(_taps(window_dimensions, window_dilation, window_strides, g.shape)):
+        part = where(choice == k, g, lax.full_like(g, 0))
+        around = [(a, n - b, s - 1) for a, b, n, s in zip(starts, ends, sizes, window_strides, strict=True)]
+        padded_bar = padded_bar + lax.pad(part, lax.full((), 0, g.dtype), around)
+    return unpad(padded_bar, config)
+
+
+def _to_searched(site, g, x, select_prim, *, base_dilation, window_dilation, **params):
+    """The same for a large window, which XLA searches again."""
+    if any(d != 1 for d in window_dilation):
+        raise NotImplementedError(
+            f"no cotangent for {site}: its dilated window has {math.prod(params['window_dimensions'])} elements, and there "
+            f"is a rule for at most {MAX_TAPS}. (JAX has none.) Pool along one axis after the other."
         )
-        if math.prod(window_dimensions) > MAX_TAPS:
-            return y, x
-        config = [(lo, hi, d - 1) for (lo, hi), d in zip(padding, base_dilation, strict=True)]
-        padded = lax.pad(x, init(x.dtype), config)
-        # Padding is never chosen, not even where an element equals it.
-        inside = lax.pad(lax.full(x.shape, True), False, config) if any(c != (0, 0, 0) for c in config) else None
-        best: Any = None  # the element chosen so far,
-        choice: Any = None  # its number,
-        found: Any = None  # and whether there was one, besides padding
-        for k, (starts, ends) in enumerate(_taps(window_dimensions, window_dilation, window_strides, y.shape)):
-            candidate = lax.slice(padded, starts, ends, window_strides)
-            valid = None if inside is None else lax.slice(inside, starts, ends, window_strides)
-            if best is None:
-                best, choice, found = candidate, lax.full(y.shape, 0, jnp.int8), valid
-                continue
-            keep = keeps(best, candidate)
-            if valid is not None:
-                keep = (keep & found) | ~valid
-                found = found | valid
-            best, choice = where(keep, best, candidate), where(keep, choice, lax.full(y.shape, k, jnp.int8))
-        return y, choice
+    config = [(0, 0, d - 1) for d in base_dilation]
+    spread = lax.pad(x, _last_choice(select_prim, x.dtype), config)
+    return unpad(p.select_and_scatter_add_p.bind(g, spread, select_prim=select_prim, **params), config)
 
-    def backward(site, residual, g, *, window_dimensions, window_strides, padding, base_dilation, window_dilation):
-        (x,) = site.avals
-        if math.prod(window_dimensions) > MAX_TAPS:
-            assert base_dilation == window_dilation == (1,) * g.ndim, "dilated windows this large have no rule in JAX"
-            return [
-                p.select_and_scatter_add_p.bind(
-                    g,
-                    residual,
-                    select_prim=lax.ge_p if site.primitive is p.reduce_window_max_p else lax.le_p,
-                    window_dimensions=window_dimensions,
-                    window_strides=window_strides,
-                    padding=padding,
-                )
-            ]
-        config = [(lo, hi, d - 1) for (lo, hi), d in zip(padding, base_dilation, strict=True)]
-        sizes = [spread_size(n, d) + lo + hi for n, d, (lo, hi) in zip(x.shape, base_dilation, padding, strict=True)]
-        zero = lax.full((), 0, g.dtype)
-        padded_bar = lax.full(sizes, 0, g.dtype)
-        for k, (starts, ends) in enumerate(_taps(window_dimensions, window_dilation, window_strides, g.shape)):
-            part = where(residual == k, g, lax.full_like(g, 0))
-            around = [(a, n - b, s - 1) for a, b, n, s in zip(starts, ends, sizes, window_strides, strict=True)]
-            padded_bar = padded_bar + lax.pad(part, zero, around)
-        return [unpad(padded_bar, config)]
+
+def chosen_in_window(select_prim):
+    """y_i = max of x over the window of i  =>  the cotangent goes to the first element that has it, as in XLA."""
+
+    def forward(site, x, **windows):
+        y = site.primitive.bind(x, **windows)
+        return y, _choice(x, y.shape, select_prim, **windows) if _is_small(windows) else x
+
+    def backward(site, kept, g, **windows):
+        if _is_small(windows):
+            return [_to_choice(g, kept, *site.avals, **windows)]
+        return [_to_searched(site, g, kept, select_prim, **windows)]
 
     return Rule(forward, backward)
 
 
-def _lowest(dtype):
-    return lax.full((), -jnp.inf if jnp.issubdtype(dtype, jnp.inexact) else jnp.iinfo(dtype).min, dtype)
+def _is_small(windows):
+    return math.prod(windows["window_dimensions"]) <= MAX_TAPS
 
 
-def _highest(dtype):
-    return lax.full((), jnp.inf if jnp.issubdtype(dtype, jnp.inexact) else jnp.iinfo(dtype).max, dtype)
+def _padding_config(padding, base_dilation):
+    return [(lo, hi, d - 1) for (lo, hi), d in zip(padding, base_dilation, strict=True)]
+
+
+def _last_choice(select_prim, dtype):
+    """The value that is chosen last: the lowest where the largest is looked for."""
+    if jnp.issubdtype(dtype, jnp.inexact):
+        return lax.full((), -jnp.inf if select_prim is lax.ge_p else jnp.inf, dtype)
+    return lax.full((), jnp.iinfo(dtype).min if select_prim is lax.ge_p else jnp.iinfo(dtype).max, dtype)
 
 
 # JAX writes the gradient of pooling with these two, each the transpose of the other in its first argument; they are
@@ -127,15 +131,16 @@ def _scatter_selected_backward(site, x, g, **params):
     return [p.select_and_gather_add_p.bind(g, x, base_dilation=ones, window_dilation=ones, **params), None]
 
 
-def _gather_selected_backward(site, x, g, *, base_dilation, window_dilation, **params):
-    assert base_dilation == window_dilation == (1,) * g.ndim
-    return [p.select_and_scatter_add_p.bind(g, x, **params), None]
+def _gather_selected_backward(site, x, g, *, select_prim, **windows):
+    if any(d != 1 for d in windows["window_dilation"]) and _is_small(windows):
+        return [_to_choice(g, _choice(x, g.shape, select_prim, **windows), site.avals[0], **windows), None]
+    return [_to_searched(site, g, x, select_prim, **windows), None]
 
 
 RULES = {
     p.reduce_window_sum_p: table(window_sum_bar),
-    p.reduce_window_max_p: chosen_in_window(lax.ge, _lowest),
-    p.reduce_window_min_p: chosen_in_window(lax.le, _highest),
+    p.reduce_window_max_p: chosen_in_window(lax.ge_p),
+    p.reduce_window_min_p: chosen_in_window(lax.le_p),
     p.select_and_scatter_add_p: Rule(_scatter_selected_forward, _scatter_selected_backward),
     p.select_and_gather_add_p: Rule(_scatter_selected_forward, _gather_selected_backward),
 }

@@ -139,6 +139,14 @@ def test_errors_of_a_custom_rule_are_jax_errors():
         fbp.grad(fun)(1.0)
 
 
+@pytest.mark.parametrize("bar", [2, 2.0, np.float64(2.0), jnp.bfloat16(2.0), np.int32(2)])
+def test_a_custom_rule_may_return_a_cotangent_of_another_dtype(bar):
+    fun = jax.custom_vjp(lambda x: x)
+    fun.defvjp(lambda x: (x, None), lambda _, g: (bar,))
+    gradient = fbp.grad(lambda x: fun(x) * x)(jnp.float16(3.0))
+    assert gradient.dtype == jnp.float16 and gradient == 5.0
+
+
 def test_as_custom_vjp_hands_the_rules_to_jax():
     double = fbp.as_custom_vjp(
         lambda x, n: jnp.tanh(x) * n, rules=fbp.RULES | {jax.lax.tanh_p: fbp.table(lambda g: 2 * g)}

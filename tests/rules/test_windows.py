@@ -47,3 +47,24 @@ def test_cumulative_operations_in_both_directions():
         for reverse in False, True:
             loss = lambda x, fun=fun, reverse=reverse: jnp.sum(fun(x, reverse=reverse) * jnp.arange(4.0))
             np.testing.assert_allclose(fbp.grad(loss)(x), jax.grad(loss)(x), rtol=1e-5)
+
+
+@pytest.mark.parametrize("window", [(1, 2), (2, 3)])
+@pytest.mark.parametrize("computation, init", [(lax.max, -np.inf), (lax.min, np.inf)])
+def test_dilated_windows_which_jax_does_not_transpose(computation, init, window):
+    x = jnp.asarray(np.random.default_rng(1).permutation(30).reshape(5, 6), jnp.float32)
+    fun = lambda x: lax.reduce_window(x, init, computation, window, (1, 1), "VALID", window_dilation=(2, 2))
+    bar = jnp.cos(fun(x))
+    with pytest.raises(NotImplementedError):
+        jax.vjp(fun, x)[1](bar)
+    numeric = jnp.vdot(bar, jax.jvp(fun, (x,), (jnp.sin(x),))[1])  # the adjoint identity <y_bar, J ẋ> = <Jᵀ y_bar, ẋ>
+    (x_bar,) = fbp.vjp(fun, x)[1](bar)
+    np.testing.assert_allclose(jnp.vdot(x_bar, jnp.sin(x)), numeric, rtol=1e-5)
+    tangent = lambda x_dot: jax.jvp(fun, (x,), (x_dot,))[1]  # reverse over forward
+    np.testing.assert_allclose(fbp.vjp(tangent, x)[1](bar)[0], x_bar, rtol=1e-6)
+
+
+def test_a_large_dilated_window_is_an_error_that_says_what_to_do():
+    fun = lambda x: jnp.sum(lax.reduce_window(x, -jnp.inf, lax.max, (6, 6), (1, 1), "VALID", window_dilation=(1, 2)))
+    with pytest.raises(NotImplementedError, match=r"reduce_window_max.*36 elements.*one axis after the other"):
+        fbp.grad(fun)(jnp.ones((12, 12)))

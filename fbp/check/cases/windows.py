@@ -41,7 +41,17 @@ CASES = [
     Case(
         "reduce_window_max/nan", pool(lax.max, -jnp.inf, (2,), (1,)), (fixed([0.0, jnp.nan, 1.0, 2.0]),), second=False
     ),
+    Case(
+        "reduce_window_max/dilated",
+        pool(lax.max, -jnp.inf, (2, 2), (1, 1), base_dilation=(2, 1), window_dilation=(1, 1)),
+        (distinct(4, 5),),
+    ),
     Case("reduce_window_max/large", pool(lax.max, -jnp.inf, (6, 6), (1, 1)), (distinct(7, 8),)),
+    Case(
+        "reduce_window_max/large, dilated",
+        pool(lax.max, -jnp.inf, (6, 6), (1, 1), base_dilation=(1, 2)),
+        (distinct(7, 8),),
+    ),
     Case("reduce_window_min", pool(lax.min, jnp.inf, (2, 2), (2, 2)), (distinct(4, 6),)),
     Case(
         "select_and_gather_add",
