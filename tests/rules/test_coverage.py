@@ -1,10 +1,9 @@
 """Every primitive that JAX differentiates has a rule, or a reason, here, why it has none."""
 
-from jax.extend.core import Primitive, primitives
-from jax.interpreters import ad
+import subprocess
+import sys
 
 import fbp
-from fbp.core import Op
 
 REASONS = {
     "the engine carries it out: it reads and writes what is in a mutable reference": [
@@ -32,20 +31,29 @@ REASONS = {
 }  # fmt: skip
 
 
-def differentiated_by_jax():
-    """Names of primitives with a tangent map, other than zero, or a transpose."""
-    listed = {p for p in vars(primitives).values() if isinstance(p, Primitive)}
-    for primitive in {*listed, *ad.primitive_jvps, *ad.primitive_transposes}:
-        if isinstance(primitive, Op) or fbp.RULES.find(primitive) is not None:
-            continue
-        jvp = ad.primitive_jvps.get(primitive)
-        is_zero = getattr(getattr(jvp, "func", jvp), "__name__", "") == "zero_jvp"
-        if (jvp and not is_zero) or primitive in ad.primitive_transposes:
-            yield str(primitive)
+# In a process of its own, where no other test has made a primitive.
+PROGRAM = """
+import jax.experimental.checkify, jax.experimental.hijax, jax.experimental.ode, jax.experimental.sparse
+from jax.extend.core import Primitive, primitives
+from jax.interpreters import ad
+
+import fbp
+
+listed = {p for p in vars(primitives).values() if isinstance(p, Primitive)}
+for primitive in {*listed, *ad.primitive_jvps, *ad.primitive_transposes}:
+    jvp = ad.primitive_jvps.get(primitive)
+    is_zero = getattr(getattr(jvp, "func", jvp), "__name__", "") == "zero_jvp"
+    if fbp.RULES.find(primitive) is None and ((jvp and not is_zero) or primitive in ad.primitive_transposes):
+        print(primitive)
+"""
 
 
 def test_every_primitive_that_jax_differentiates_has_a_rule_or_a_reason():
-    assert not set(differentiated_by_jax()) - {name for names in REASONS.values() for name in names}
+    without_rule = subprocess.run(
+        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert {"composite", "check", "new_box"} <= set(without_rule)
+    assert sorted(set(without_rule) - {name for names in REASONS.values() for name in names}) == []
 
 
 def test_what_has_a_rule_has_no_reason_not_to_have_one():
