@@ -12,6 +12,10 @@ from typing import Any
 import jax
 import jax.core
 from jax._src import callback, core, custom_derivatives, hijax, pjit, shard_map, traceback_util, tree_util
+from jax._src.api import DidntWant as DidntWant
+from jax._src.api import DontWant as DontWant
+from jax._src.api import GradRef as GradRef
+from jax._src.api import GradValue as GradValue
 from jax._src.interpreters.ad import NullAccum as NullAccum
 from jax._src.interpreters.ad import ValAccum as ValAccum
 from jax._src.lax import lax as lax_internal

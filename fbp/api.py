@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import jax.ref
 import numpy as np
 
 from fbp import _compat
@@ -296,13 +297,13 @@ def _rows(pullback: VJP, cotangents: Any, leaf: Any, xs: tuple) -> Any:
 
 def _accumulated(ref: Any, x_bar: Any) -> Any:
     """What `with_refs` returns in the place of a cotangent, which it has added to the reference if there is one."""
-    if isinstance(ref, jax.ad.DontWant):
-        return jax.ad.DidntWant()
-    if isinstance(ref, jax.ad.GradValue):
+    if isinstance(ref, _compat.DontWant):
+        return _compat.DidntWant()
+    if isinstance(ref, _compat.GradValue):
         return x_bar
     if x_bar.dtype != jax.dtypes.float0:
         jax.ref.addupdate(ref, ..., x_bar)
-    return jax.ad.GradRef()
+    return _compat.GradRef()
 
 
 def _select_args(fun: Callable, argnums: int | tuple[int, ...], args: tuple, kwargs: dict) -> tuple[tuple, Callable]:
@@ -416,7 +417,7 @@ def _check_references(refs: tuple, tree: Any, avals: tuple) -> None:
         )
     wrong = []
     for key, ref, aval in zip(_key_paths(refs), jax.tree.leaves(refs), avals, strict=True):
-        if isinstance(ref, jax.ad.GradValue | jax.ad.DontWant):
+        if isinstance(ref, _compat.GradValue | _compat.DontWant):
             continue
         got, expected = jax.typeof(ref), aval.to_ct_aval()
         if not _compat.is_reference(got):

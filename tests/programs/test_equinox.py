@@ -64,7 +64,7 @@ PROGRAMS = [
         lambda mlp, x: mlp(x))),
     module("GRUCell", lambda: nn.GRUCell(4, 3, key=KEY), normal(3), SEQUENCE, call=scanned),
     module("LSTMCell", lambda: nn.LSTMCell(4, 3, key=KEY), (normal(3), normal(3, seed=1)), SEQUENCE, call=scanned),
-    module("Sequential", lambda: nn.Sequential([nn.Linear(4, 5, key=KEY), nn.Lambda(jnp.tanh), nn.Linear(5, 2, key=KEY)]), VECTOR),
+    module("Sequential", lambda: nn.Sequential([nn.Linear(4, 5, key=KEY), nn.Lambda(jnp.tanh)]), VECTOR),
     module("Shared", lambda: nn.Linear(4, 4, key=KEY), VECTOR, call=lambda layer, x: layer(jnp.sin(layer(x)))),
 ]  # fmt: skip
 
