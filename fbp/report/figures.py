@@ -11,6 +11,7 @@ import matplotlib
 import numpy as np
 from matplotlib import colors
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 BLUE, ORANGE, GREEN, GREY, PURPLE, YELLOW = "#0072B2", "#D55E00", "#009E73", "#777777", "#CC79A7", "#E69F00"
 Path = str | pathlib.Path
@@ -108,6 +109,31 @@ def confusion_matrix(path: Path, truth: np.ndarray, predicted: np.ndarray, names
     axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
     axes.set_yticks(range(len(names)), names)
     axes.set(xlabel="said", ylabel="is", title=title)
+    _save(figure, path)
+
+
+def ratio_bars(path: Path, ratios: Mapping[str, Mapping[str, float]], title: str) -> None:
+    """Ratios to a reference, on a logarithmic axis: a panel for each quantity, a bar for each case, from 1 downwards for
+    better and upwards for worse."""
+    names = list(next(iter(ratios.values())))
+    figure = _figure(2 + 2.6 * len(ratios), 1.4 + 0.26 * len(names))
+    panels = figure.subplots(1, len(ratios), sharey=True, squeeze=False)[0]
+    for axes, (quantity, by_case) in zip(panels, ratios.items(), strict=True):
+        values = [by_case[name] for name in names]
+        axes.barh(names, [v - 1 for v in values], left=1, color=[BLUE if v <= 1 else ORANGE for v in values])
+        for i, v in enumerate(values):
+            axes.annotate(f"{v:.2f}", (v, i), (3 if v > 1 else -3, 0), textcoords="offset points", fontsize=7,
+                          va="center", ha="left" if v > 1 else "right")  # fmt: skip
+        axes.axvline(1, color="black", linewidth=0.8)
+        axes.set_xscale("log")
+        low, high = min(*values, 0.7), max(*values, 1.3)
+        axes.set_xlim(low / 1.8, high * 1.5)
+        ticks = [t for t in (0.01, 0.03, 0.1, 0.3, 1, 3, 10) if low / 1.8 <= t <= high * 1.5]
+        axes.set_xticks(ticks, [f"{t:g}" for t in ticks], minor=False)
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_title(quantity, fontsize=10)
+    panels[0].invert_yaxis()
+    figure.suptitle(title)
     _save(figure, path)
 
 
