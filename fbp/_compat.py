@@ -140,6 +140,7 @@ layout_constraint_p = pjit.layout_constraint_p
 linear_call_p = custom_derivatives.linear_call_p
 new_ref_p = core.ref_p
 optimization_barrier_p = _primitive_of(jax.lax.optimization_barrier, 0.0)
+pbroadcast_p = parallel.pbroadcast_p
 psum_invariant_p = parallel.psum_invariant_p
 pure_callback_p = callback.pure_callback_p
 pvary_p = core.pvary_p
@@ -151,4 +152,5 @@ shard_map_p = shard_map.shard_map_p
 
 def where_known(rules: dict[str, Any]) -> dict[Any, Any]:
     """The rules, by name, of primitives that this version of JAX has."""
-    return {getattr(primitives, name): rule for name, rule in rules.items() if hasattr(primitives, name)}
+    known = vars(parallel) | vars(primitives)
+    return {known[name]: rule for name, rule in rules.items() if name in known}

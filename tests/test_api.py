@@ -187,7 +187,7 @@ ERRORS = [
     (lambda m: m.grad(lambda x: x, argnums=1)(3.0), TypeError, "argnums=1 requires at least 2 positional arguments"),
     (lambda m: m.grad(lambda x, y: x, argnums=-3)(3.0, 2.0), ValueError, "-3"),
     (lambda m: m.grad(lambda x: x, argnums="0")(3.0), TypeError, ""),
-    (lambda m: m.grad(lambda x: x, argnums=())(3.0), ValueError, "empty sequence"),
+    (lambda m: m.grad(lambda x: x, argnums=())(3.0), ValueError, "empty"),
     (lambda m: m.grad(lambda x, y: x * y, argnums=(0, -2))(3.0, 2.0), TypeError, ""),
     (lambda m: m.grad(3.0), TypeError, "Expected a callable value, got 3.0"),
     (lambda m: m.grad(lambda x: x)("a"), TypeError, "Argument 'a' of type <class 'str'> is not a valid JAX type"),

@@ -50,6 +50,31 @@ def power_base_bar(g, a, b):
     return g * where(b == 0, lax.full_like(a, 0), nonzero(b) * lax.pow(a, b - lax.full_like(b, 1)))
 
 
+def _polynomial_forward(site, x, *coefficients, unroll=None):
+    y = lax.polynomial(x, coefficients, unroll=unroll)
+    wants_x, *wanted = site.needs
+    return y, (x if wants_x or any(wanted) else None, coefficients[1:] if wants_x else None)
+
+
+def _polynomial_backward(site, residuals, g, unroll=None):
+    """y = Σ c_k x^k  =>  x_bar = g Σ k c_k x^(k-1) and c_k_bar = g x^k, summed to the shape of c_k."""
+    x, coefficients = residuals
+    x_bar, bars, power = None, [], g
+    if coefficients is not None:
+        x_bar = g * lax.polynomial(x, [c * k for k, c in enumerate(coefficients, 1)], unroll=unroll)
+    for aval, wanted in zip(site.avals[1:], site.needs[1:], strict=True):
+        bars.append(_summed_to(aval.shape, power) if wanted else None)
+        power = power * x if any(site.needs[1:]) else power
+    return [None if x_bar is None else _summed_to(site.avals[0].shape, x_bar), *bars]
+
+
+def _summed_to(shape, g):
+    """g, summed over the axes that a value of this shape was broadcast over: missing ones, and those of size 1."""
+    if not shape:
+        return jnp.sum(g)
+    return jnp.sum(g, [i for i, n in enumerate(shape) if n == 1 and g.shape[i] != 1], keepdims=True)
+
+
 def integer_power_bar(g, x, *, y):
     """z = x^n  =>  x_bar = g n x^(n-1)."""
     if y == 0:
@@ -186,10 +211,12 @@ RULES = {
     _compat.reshard_p: table(reshard_bar),
     p.sharding_constraint_p: table(lambda g, *, sharding: lax.with_sharding_constraint(g, sharding)),
     # Without a derivative
+    p.nextafter_p: table(lambda g: g, None),
     **dict.fromkeys([p.stop_gradient_p, p.sign_p, p.floor_p, p.ceil_p, p.round_p, p.bitcast_convert_type_p], stopped),
     # Since jax 0.12
     **_compat.where_known({
         "log2_p": table(lambda g, x: g / (x * lax.log(lax.full_like(x, 2)))),
         "one_minus_square_p": table(lambda g, x: g * (-2 * x)),
+        "polynomial_p": Rule(_polynomial_forward, _polynomial_backward),
     }),
 }  # fmt: skip

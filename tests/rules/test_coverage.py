@@ -10,23 +10,25 @@ REASONS = {
         "new_ref", "get", "swap", "addupdate", "freeze", "empty_ref", "free_ref",
     ],
     "JAX's own reverse mode fails for it, or refuses it": [
-        "composite", "custom_vmap_call", "ffi_call", "reduce_window", "pbroadcast",
+        "composite", "custom_vmap_call", "ffi_call", "reduce_window",
     ],
     "it has no result that could have a cotangent": [
         "check", "dce_sink", "debug_callback", "debug_print", "inspect_sharding", "cond_dce_sink",
     ],
     "a program never holds it: JAX stages it as another, or uses it inside of its own transformations": [
-        "eval_jaxpr", "call", "custom_lin", "stage", "tie", "remat_opt", "run_state", "accum_grad_in_ref",
+        "call", "custom_lin", "stage", "tie", "remat_opt", "run_state", "accum_grad_in_ref",
         "call_hi_primitive_linearized",
     ],
     "it works on the bits of an extended dtype, such as a random key": ["from_edtype", "to_edtype"],
+    "it marks the argument of a Pallas kernel, which JAX does not differentiate in reverse": ["with_memory_space_constraint"],
+    "not yet: the explicit layouts of jax 0.12": ["relayout"],
     "not yet: it cannot be run on a CPU, where rules are proved": ["ragged_all_to_all"],
     "not yet: mutable containers of jax.experimental.hijax": [
         "new_box", "box_get", "box_set", "new_log", "log_extend", "log_read",
     ],
     "not yet: the unreduced values of explicit sharding": [
-        "all_gather_reduced", "preduced", "reduced_vary_cast_p", "unreduced_psum", "unreduced_reduce_scatter",
-        "vary_unreduced_cast_p",
+        "all_gather_reduced", "preduced", "reduced_vary_cast", "unreduced_psum", "unreduced_reduce_scatter",
+        "vary_unreduced_cast",
     ],
 }  # fmt: skip
 
@@ -44,7 +46,7 @@ for primitive in {*listed, *ad.primitive_jvps, *ad.primitive_transposes}:
     jvp = ad.primitive_jvps.get(primitive)
     is_zero = getattr(getattr(jvp, "func", jvp), "__name__", "") == "zero_jvp"
     if fbp.RULES.find(primitive) is None and ((jvp and not is_zero) or primitive in ad.primitive_transposes):
-        print(primitive)
+        print(str(primitive).removesuffix("_p"))
 """
 
 
@@ -52,7 +54,7 @@ def test_every_primitive_that_jax_differentiates_has_a_rule_or_a_reason():
     without_rule = subprocess.run(
         [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True
     ).stdout.split()
-    assert {"composite", "check", "new_box"} <= set(without_rule)
+    assert {"composite", "check"} <= set(without_rule)
     assert sorted(set(without_rule) - {name for names in REASONS.values() for name in names}) == []
 
 
