@@ -50,22 +50,23 @@ def power_base_bar(g, a, b):
     return g * where(b == 0, lax.full_like(a, 0), nonzero(b) * lax.pow(a, b - lax.full_like(b, 1)))
 
 
-def _polynomial_forward(site, x, *coefficients, unroll=None):
-    y = lax.polynomial(x, coefficients, unroll=unroll)
-    wants_x, *wanted = site.needs
-    return y, (x if wants_x or any(wanted) else None, coefficients[1:] if wants_x else None)
+def _polynomial_forward(site, x, *coefficients, **params):
+    y = site.primitive.bind(x, *coefficients, **params)
+    return y, (x, coefficients[1:] if site.needs[0] else None)
 
 
-def _polynomial_backward(site, residuals, g, unroll=None):
+def _polynomial_backward(site, residuals, g, **params):
     """y = Σ c_k x^k  =>  x_bar = g Σ k c_k x^(k-1) and c_k_bar = g x^k, summed to the shape of c_k."""
     x, coefficients = residuals
     x_bar, bars, power = None, [], g
     if coefficients is not None:
-        x_bar = g * lax.polynomial(x, [c * k for k, c in enumerate(coefficients, 1)], unroll=unroll)
+        slopes = [c * k for k, c in enumerate(coefficients, 1)]
+        slope = slopes[0] if len(slopes) == 1 else site.primitive.bind(x, *slopes, **params)
+        x_bar = _summed_to(site.avals[0].shape, g * slope)
     for aval, wanted in zip(site.avals[1:], site.needs[1:], strict=True):
         bars.append(_summed_to(aval.shape, power) if wanted else None)
         power = power * x if any(site.needs[1:]) else power
-    return [None if x_bar is None else _summed_to(site.avals[0].shape, x_bar), *bars]
+    return [x_bar, *bars]
 
 
 def _summed_to(shape, g):
