@@ -129,11 +129,9 @@ CASES = [
     Case("jax.nn", lambda x: jax.nn.gelu(x) + jax.nn.silu(x) * jax.nn.softplus(x) + jax.nn.elu(x) + jax.nn.selu(x), X),
 ]
 
-if hasattr(lax, "polynomial"):  # since jax 0.12
+if polynomial := getattr(lax, "polynomial", None):  # since jax 0.12
     CASES += [
-        Case("polynomial", lambda x, a, b: lax.polynomial(x, [a, b, 2.0, a * b]), (normal(4),) * 3),
-        Case(
-            "polynomial/broadcast", lambda x, a, b: lax.polynomial(x, [b, a, b]), (normal(3, 4), normal(3, 1), normal())
-        ),
+        Case("polynomial", lambda x, a, b: polynomial(x, [a, b, 2.0, a * b]), (normal(4),) * 3),
+        Case("polynomial/broadcast", lambda x, a, b: polynomial(x, [b, a, b]), (normal(3, 4), normal(3, 1), normal())),
         Case("nextafter", lambda a, b: a * lax.nextafter(a, b), (normal(4), normal(4)), adjoint=False),
     ]
