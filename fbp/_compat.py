@@ -140,7 +140,6 @@ layout_constraint_p = pjit.layout_constraint_p
 linear_call_p = custom_derivatives.linear_call_p
 new_ref_p = core.ref_p
 optimization_barrier_p = _primitive_of(jax.lax.optimization_barrier, 0.0)
-pbroadcast_p = parallel.pbroadcast_p
 psum_invariant_p = parallel.psum_invariant_p
 pure_callback_p = callback.pure_callback_p
 pvary_p = core.pvary_p

@@ -53,10 +53,10 @@ def psum_scatter_bar(g, *, axis_name, scatter_dimension, axis_index_groups, tile
     return lax.all_gather(g, axis_name, axis=scatter_dimension, axis_index_groups=axis_index_groups, tiled=tiled)
 
 
-def pbroadcast_bar(g, *, axis_name, source):
-    """y_j = x_source  =>  x_bar = Σ_j g_j at the source, and 0 elsewhere."""
+def pbroadcast_bar(g, b, *, axis_name):
+    """y_j = x_b, from a device b that the program chooses  =>  x_bar = Σ_j g_j there, and 0 elsewhere."""
     total = lax.psum(g, axis_name)
-    return where(lax.axis_index(axis_name) == source, total, lax.full_like(g, 0))
+    return where(lax.axis_index(axis_name) == b, total, lax.full_like(g, 0))
 
 
 RULES = {
@@ -66,9 +66,6 @@ RULES = {
     p.all_gather_p: table(all_gather_bar),
     _compat.all_gather_invariant_p: table(all_gather_invariant_bar),
     _compat.reduce_scatter_p: table(psum_scatter_bar),
-    _compat.pbroadcast_p: table(pbroadcast_bar),
     # Since jax 0.12
-    **_compat.where_known({
-        "pbroadcast_dynamic_p": table(lambda g, b, *, axis_name: pbroadcast_bar(g, axis_name=axis_name, source=b), None),
-    }),
-}  # fmt: skip
+    **_compat.where_known({"pbroadcast_dynamic_p": table(pbroadcast_bar, None)}),
+}

@@ -9,7 +9,7 @@ from jax import lax
 from jax.extend.core import primitives as p
 
 from fbp import _compat
-from fbp.core import Rule, Stopped, table
+from fbp.core import Rule, Stopped, table, unbroadcast
 from fbp.rules.common import as_complex, is_complex, keep_nothing, where, where_flowing
 
 
@@ -62,18 +62,11 @@ def _polynomial_backward(site, residuals, g, **params):
     if coefficients is not None:
         slopes = [c * k for k, c in enumerate(coefficients, 1)]
         slope = slopes[0] if len(slopes) == 1 else site.primitive.bind(x, *slopes, **params)
-        x_bar = _summed_to(site.avals[0].shape, g * slope)
+        x_bar = unbroadcast(g * slope, site.avals[0])
     for aval, wanted in zip(site.avals[1:], site.needs[1:], strict=True):
-        bars.append(_summed_to(aval.shape, power) if wanted else None)
+        bars.append(unbroadcast(power, aval) if wanted else None)
         power = power * x if any(site.needs[1:]) else power
     return [x_bar, *bars]
-
-
-def _summed_to(shape, g):
-    """g, summed over the axes that a value of this shape was broadcast over: missing ones, and those of size 1."""
-    if not shape:
-        return jnp.sum(g)
-    return jnp.sum(g, [i for i, n in enumerate(shape) if n == 1 and g.shape[i] != 1], keepdims=True)
 
 
 def integer_power_bar(g, x, *, y):
