@@ -108,6 +108,7 @@ def test_the_reverse_mode_is_ours_when_it_runs(monkeypatch):
 UNTESTED_BY_NAME = {
     "fbp/_compat.py": "by every test, on each version of JAX",
     "fbp/check/case.py": "by the suite",
+    "fbp/rules/choices.py": "by tests/rules/test_convolutions.py",
     "fbp/rules/common.py": "by the chapters that use it",
     "fbp/rules/residuals.py": "by tests/rules/test_calls.py and test_loops.py",
 }

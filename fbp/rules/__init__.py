@@ -5,6 +5,7 @@ from fbp.rules import (
     bounded,
     calls,
     collectives,
+    convolutions,
     elementwise,
     foreign,
     fourier,
@@ -31,6 +32,7 @@ RULES = Rulebook(
     | indexing.RULES
     | windows.RULES
     | products.RULES
+    | convolutions.RULES
     | linalg.RULES
     | fourier.RULES
     | calls.RULES

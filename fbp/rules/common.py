@@ -1,5 +1,9 @@
 """What several chapters of rules use."""
 
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -50,3 +54,18 @@ def split(values, *sizes):
         parts.append(list(values[:size]))
         values = values[size:]
     return *parts, list(values)
+
+
+def taps(
+    sizes: Sequence[int], dilation: Sequence[int], strides: Sequence[int], y_shape: Sequence[int]
+) -> Iterator[tuple[list[int], list[int]]]:
+    """For each element of a window: where in the padded input the outputs find it, as (starts, ends) of a strided slice."""
+    for tap in itertools.product(*map(range, sizes)):
+        starts = [i * d for i, d in zip(tap, dilation, strict=True)]
+        ends = [a + s * (n - 1) + 1 if n else a for a, s, n in zip(starts, strides, y_shape, strict=True)]
+        yield starts, ends
+
+
+def swapped_precision(precision: Any) -> Any:
+    """That of a product whose factors change places."""
+    return precision[::-1] if isinstance(precision, tuple) else precision

@@ -1,8 +1,6 @@
-"""Products: matrix products in every layout, and convolutions. Bilinear: the cotangent of one factor is the product of
-the cotangent with the other, so each keeps the other, and only if the other's cotangent is wanted.
+"""Products of matrices in every layout. Bilinear: the cotangent of one factor is the product of the cotangent with the
+other, so each keeps the other, and only if the other's cotangent is wanted.
 """
-
-from typing import Any
 
 import numpy as np
 from jax import lax
@@ -10,8 +8,7 @@ from jax.extend.core import primitives as p
 
 from fbp import _compat
 from fbp.core import table
-
-# -------------------------------------------------------------------------------------------------- matrix products
+from fbp.rules.common import swapped_precision
 
 
 def dot_bars(g, other, aval, dimension_numbers, swapped, options):
@@ -44,14 +41,10 @@ def dot_left_bar(g, b, *, site, dimension_numbers, precision, preferred_element_
 
 
 def dot_right_bar(g, a, *, site, dimension_numbers, precision, preferred_element_type):
-    options = {"precision": _swap(precision), "preferred_element_type": preferred_element_type}
+    options = {"precision": swapped_precision(precision), "preferred_element_type": preferred_element_type}
     (contracted_a, contracted_b), (batch_a, batch_b) = dimension_numbers
     swapped_numbers = (contracted_b, contracted_a), (batch_b, batch_a)
     return dot_bars(g, a, site.avals[1], swapped_numbers, True, options)
-
-
-def _swap(precision: Any) -> Any:
-    return precision[::-1] if isinstance(precision, tuple) else precision
 
 
 def _ragged_axes(site, numbers):
@@ -101,105 +94,7 @@ def ragged_right_bar(g, a, c, *, site, ragged_dot_dimension_numbers, precision, 
     return lax.convert_element_type(lax.transpose(product, np.argsort(axes)), site.avals[1].dtype)
 
 
-# ---------------------------------------------------------------------------------------------------- convolutions
-#
-# Along one axis, with the input x spread by its dilation, the kernel w by its own, the output y by the stride:
-#
-#     y_i = Σ_k w_k x_{i+k-low}   =>   x_bar_j = Σ_k w_k y_bar_{j-k+low},   w_bar_k = Σ_i y_bar_i x_{i+k-low}.
-#
-# Both are convolutions again: of y_bar with w flipped, and of x with y_bar as the kernel. Strides of y become dilations
-# of y_bar and dilations of x become strides, and the padding is what makes the sizes come out.
-
-
-def spread_size(n: int, dilation: int) -> int:
-    return 0 if n == 0 else 1 + dilation * (n - 1)
-
-
-def split_axis(x, axis, groups, to):
-    """Takes the groups out of one axis and puts them, as the slower index, into another: [g·n, m] -> [n, g·m]."""
-    shape = [*x.shape[:axis], groups, x.shape[axis] // groups, *x.shape[axis + 1 :]]
-    x = x.reshape(shape)
-    order = [i for i in range(x.ndim) if i != axis]
-    position = order.index(to if to < axis else to + 1)
-    order.insert(position, axis)
-    x = lax.transpose(x, order)
-    shape = list(x.shape)
-    shape[position : position + 2] = [shape[position] * shape[position + 1]]
-    return x.reshape(shape)
-
-
-def conv_input_bar(
-    g, w, *, site, window_strides, padding, lhs_dilation, rhs_dilation, dimension_numbers, feature_group_count,
-    batch_group_count, precision, preferred_element_type,
-):  # fmt: skip
-    x = site.avals[0]
-    x_spec, w_spec, y_spec = dimension_numbers
-    x_sizes, w_sizes, y_sizes = ([a.shape[i] for i in spec[2:]] for a, spec in ((x, x_spec), (w, w_spec), (g, y_spec)))
-    x_spread = map(spread_size, x_sizes, lhs_dilation)
-    w_spread = list(map(spread_size, w_sizes, rhs_dilation))
-    y_spread = map(spread_size, y_sizes, window_strides)
-    low = [k - lo - 1 for k, (lo, _) in zip(w_spread, padding, strict=True)]
-    high = [n + k - 1 - m - lo for n, k, m, lo in zip(x_spread, w_spread, y_spread, low, strict=True)]
-    groups = max(feature_group_count, batch_group_count)
-    if groups > 1:
-        w = split_axis(w, w_spec[0], groups, w_spec[1])
-    x_bar = lax.conv_general_dilated(
-        g,
-        lax.rev(w, w_spec[2:]),
-        window_strides=lhs_dilation,
-        padding=list(zip(low, high, strict=True)),
-        lhs_dilation=window_strides,
-        rhs_dilation=rhs_dilation,
-        dimension_numbers=lax.ConvDimensionNumbers(y_spec, (w_spec[1], w_spec[0], *w_spec[2:]), x_spec),
-        feature_group_count=groups,
-        precision=precision,
-        preferred_element_type=preferred_element_type,
-    )
-    if batch_group_count > 1:
-        x_bar = split_axis(x_bar, x_spec[1], groups, x_spec[0])
-    return lax.convert_element_type(x_bar, x.dtype)
-
-
-def conv_kernel_bar(
-    g, x, *, site, window_strides, padding, lhs_dilation, rhs_dilation, dimension_numbers, feature_group_count,
-    batch_group_count, precision, preferred_element_type,
-):  # fmt: skip
-    w = site.avals[1]
-    x_spec, w_spec, y_spec = dimension_numbers
-    x_sizes, w_sizes, y_sizes = ([a.shape[i] for i in spec[2:]] for a, spec in ((x, x_spec), (w, w_spec), (g, y_spec)))
-    x_spread = map(spread_size, x_sizes, lhs_dilation)
-    w_spread = map(spread_size, w_sizes, rhs_dilation)
-    y_spread = map(spread_size, y_sizes, window_strides)
-    low = [lo for lo, _ in padding]
-    high = [k + m - n - lo - 1 for n, k, m, lo in zip(x_spread, w_spread, y_spread, low, strict=True)]
-    # The batch is what is summed over, so it takes the place of the input features; the groups of one kind of axis
-    # become groups of the other.
-    if batch_group_count > 1:
-        feature_group_count, batch_group_count = batch_group_count, 1
-    elif feature_group_count > 1:
-        feature_group_count, batch_group_count = 1, feature_group_count
-    w_bar = lax.conv_general_dilated(
-        x,
-        g,
-        window_strides=rhs_dilation,
-        padding=list(zip(low, high, strict=True)),
-        lhs_dilation=lhs_dilation,
-        rhs_dilation=window_strides,
-        dimension_numbers=lax.ConvDimensionNumbers(
-            (x_spec[1], x_spec[0], *x_spec[2:]),
-            (y_spec[1], y_spec[0], *y_spec[2:]),
-            (w_spec[1], w_spec[0], *w_spec[2:]),
-        ),
-        feature_group_count=feature_group_count,
-        batch_group_count=batch_group_count,
-        precision=_swap(precision),
-        preferred_element_type=preferred_element_type,
-    )
-    return lax.convert_element_type(w_bar, w.dtype)
-
-
 RULES = {
     p.dot_general_p: table(dot_left_bar, dot_right_bar),
     _compat.ragged_dot_general_p: table(ragged_left_bar, ragged_right_bar, None),
-    p.conv_general_dilated_p: table(conv_input_bar, conv_kernel_bar),
 }

@@ -1,6 +1,5 @@
 """Windows: sums and maxima over a sliding window, as in pooling."""
 
-import itertools
 import math
 from typing import Any
 
@@ -9,15 +8,15 @@ from jax import lax
 from jax.extend.core import primitives as p
 
 from fbp.core import Rule, table
-from fbp.rules.common import where
-from fbp.rules.products import spread_size
+from fbp.rules.common import taps, where
+from fbp.rules.convolutions import spread_size
 from fbp.rules.shapes import unpad
 
 MAX_TAPS = 32  # windows of more elements are searched again in the backward pass, rather than unrolled
 
 
 def window_sum_bar(g, *, site, window_dimensions, window_strides, padding, base_dilation, window_dilation):
-    """A convolution with a kernel of ones; so is its transpose (see `fbp.rules.products`)."""
+    """A convolution with a kernel of ones; so is its transpose (see `fbp.rules.convolutions`)."""
     x_spread = map(spread_size, site.avals[0].shape, base_dilation)
     w_spread = list(map(spread_size, window_dimensions, window_dilation))
     y_spread = map(spread_size, g.shape, window_strides)
@@ -34,14 +33,6 @@ def window_sum_bar(g, *, site, window_dimensions, window_strides, padding, base_
     )
 
 
-def _taps(window_dimensions, window_dilation, window_strides, y_shape):
-    """For each element of the window: where in the padded input the outputs find it, as (start, end, stride) by axis."""
-    for tap in itertools.product(*map(range, window_dimensions)):
-        starts = [i * d for i, d in zip(tap, window_dilation, strict=True)]
-        ends = [a + s * (n - 1) + 1 if n else a for a, s, n in zip(starts, window_strides, y_shape, strict=True)]
-        yield starts, ends
-
-
 def _choice(x, y_shape, select_prim, *, window_dimensions, window_strides, padding, base_dilation, window_dilation):
     """The number, in one byte, of the element that each output takes from its window: the first largest (`ge`) or
     smallest (`le`), as in XLA. It is found in one pass over the elements of the window."""
@@ -52,7 +43,7 @@ def _choice(x, y_shape, select_prim, *, window_dimensions, window_strides, paddi
     best: Any = None  # the element chosen so far,
     choice: Any = None  # its number,
     found: Any = None  # and whether there was one, besides padding
-    for k, (starts, ends) in enumerate(_taps(window_dimensions, window_dilation, window_strides, y_shape)):
+    for k, (starts, ends) in enumerate(taps(window_dimensions, window_dilation, window_strides, y_shape)):
         candidate = lax.slice(padded, starts, ends, window_strides)
         valid = None if inside is None else lax.slice(inside, starts, ends, window_strides)
         if best is None:
@@ -71,7 +62,7 @@ def _to_choice(g, choice, x, *, window_dimensions, window_strides, padding, base
     config = _padding_config(padding, base_dilation)
     sizes = [spread_size(n, d) + lo + hi for n, d, (lo, hi) in zip(x.shape, base_dilation, padding, strict=True)]
     padded_bar = lax.full(sizes, 0, g.dtype)
-    for k, (starts, ends) in enumerate(_taps(window_dimensions, window_dilation, window_strides, g.shape)):
+    for k, (starts, ends) in enumerate(taps(window_dimensions, window_dilation, window_strides, g.shape)):
         part = where(choice == k, g, lax.full_like(g, 0))
         around = [(a, n - b, s - 1) for a, b, n, s in zip(starts, ends, sizes, window_strides, strict=True)]
         padded_bar = padded_bar + lax.pad(part, lax.full((), 0, g.dtype), around)

@@ -42,18 +42,6 @@ def test_the_cotangents_of_a_product_of_matrices():
     np.testing.assert_allclose(w_bar, x.T @ g, rtol=1e-5)
 
 
-@pytest.mark.parametrize("groups", [{"feature_group_count": 2}, {"batch_group_count": 2}], ids=str)
-def test_convolution_in_groups(groups):
-    x, w = normal(2, 5, 6, 4), normal(3, 2, 4 // groups.get("feature_group_count", 1), 6)
-
-    def fun(x, w):
-        return jnp.sum(
-            lax.conv_general_dilated(x, w, (2, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"), **groups) ** 2
-        )
-
-    assert_same(fun, x, w)
-
-
 def test_the_accumulation_dtype_is_kept_out_of_the_cotangents():
     x, w = normal(3, 4).astype(jnp.bfloat16), normal(4, 5).astype(jnp.bfloat16)
     fun = lambda x, w: jnp.sum(lax.dot(x, w, preferred_element_type=jnp.float32))

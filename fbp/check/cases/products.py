@@ -5,15 +5,9 @@ from jax import lax
 
 from fbp.check.case import Case, normal
 
-Padding = str | tuple[tuple[int, int], ...]
-
 
 def dot(contract, batch=((), ()), **options):
     return lambda a, b: lax.dot_general(a, b, (contract, batch), **options)
-
-
-def conv(strides=(1, 1), padding: Padding = "SAME", numbers=("NHWC", "HWIO", "NHWC"), **options):
-    return lambda x, w: lax.conv_general_dilated(x, w, strides, padding, dimension_numbers=numbers, **options)
 
 
 def ragged(a, b):
@@ -55,27 +49,5 @@ CASES = [
         (normal(3, 2, 5), normal(4, 2, 3, 2)),
         second=False,
         mapped=False,
-    ),
-    Case("conv", conv(), (normal(2, 5, 4, 3), normal(3, 3, 3, 2)), complex=True, ulps=16),
-    Case("conv/strided", conv((2, 3), "VALID"), (normal(2, 7, 8, 3), normal(3, 2, 3, 2)), ulps=16),
-    Case("conv/padded", conv((1, 2), ((2, -1), (-1, 3))), (normal(2, 6, 5, 3), normal(2, 3, 3, 2)), ulps=16),
-    Case(
-        "conv/dilated",
-        conv((2, 1), ((1, 2), (0, 1)), lhs_dilation=(1, 2), rhs_dilation=(2, 1)),
-        (normal(2, 6, 5, 2), normal(2, 3, 2, 3)),
-        ulps=16,
-    ),
-    Case("conv/grouped", conv(feature_group_count=2), (normal(2, 5, 4, 4), normal(3, 3, 2, 6)), ulps=16),
-    Case("conv/depthwise", conv((2, 2), feature_group_count=3), (normal(2, 5, 4, 3), normal(3, 3, 1, 6)), ulps=16),
-    Case("conv/batch groups", conv(batch_group_count=2), (normal(4, 5, 4, 3), normal(3, 3, 3, 4)), ulps=16),
-    Case(
-        "conv/channels first", conv(numbers=("NCHW", "OIHW", "NCHW")), (normal(2, 3, 5, 4), normal(2, 3, 3, 3)), ulps=16
-    ),
-    Case("conv/one axis", conv((2,), "SAME", ("NWC", "WIO", "NWC")), (normal(2, 5, 3), normal(3, 3, 2)), ulps=16),
-    Case(
-        "conv_transpose",
-        lambda x, w: lax.conv_transpose(x, w, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")),
-        (normal(2, 3, 4, 3), normal(3, 3, 3, 2)),
-        ulps=16,
     ),
 ]

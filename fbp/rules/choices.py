@@ -1,0 +1,44 @@
+"""Which algorithm computes what: every choice that depends on the backend, on shapes or on dtypes, in one place.
+
+A choice changes the speed of a result and its rounding, nothing else. The reasons are measurements: `scripts/bench` makes
+them again.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+MAX_TAPS = 64  # a product for each element of the kernel: the program grows with their number
+
+
+def convolution(part: str, conv: Any) -> str:
+    """The algorithm of one part ("forward", "input_bar", "kernel_bar") of a convolution (see `fbp.rules.convolutions`)."""
+    # Measured on CPUs, for which XLA compiles grouped and dilated convolutions into plain loops.
+    if jax.default_backend() != "cpu":
+        return "xla"
+    # What is below adds up in the dtype of its inputs.
+    if conv.x.dtype not in (jnp.float32, jnp.float64) or conv.preferred_element_type not in (None, conv.x.dtype):
+        return "xla"
+    if conv.out_sharding is not None or conv.batch_group_count > 1 or 0 in (*conv.x.shape, *conv.w.shape):
+        return "xla"
+    taps, is_spread = math.prod(conv.kernel_sizes), any(d > 1 for d in conv.lhs_dilation)
+    if taps > MAX_TAPS:
+        return "xla"
+    if conv.feature_group_count > 1:
+        if is_spread:
+            return "xla"
+        # Depthwise: 0.02 to 0.05 of XLA's time forward and for the input, 0.05 to 0.3 for the kernel.
+        # In groups: 0.2 to 1 forward and for the input, 0.01 to 0.02 for the kernel.
+        return "depthwise" if conv.feature_group_count == conv.channels_last().x.shape[-1] else "grouped"
+    if not conv.is_channels_last:
+        return "xla"
+    # 1x1, one product of matrices: 0.6 to 0.9, and 0.3 to 0.5 for the kernel.
+    if taps == 1 and not is_spread and all(pad == (0, 0) for pad in conv.padding):
+        return "product"
+    # The kernel of a transposed convolution: 0.05 to 0.1.
+    is_transposed = is_spread and all(d == 1 for d in (*conv.window_strides, *conv.rhs_dilation))
+    return "gathered" if part == "kernel_bar" and is_transposed else "xla"
