@@ -42,6 +42,12 @@ def abs_bar(g, x):
     return where(x >= 0, g, -g)
 
 
+def quotient_divisor_bar(g, b, y, *, site):
+    """y = a / b  =>  b_bar = -g y / b. By y rather than by a: the next operation keeps y anyway. The sum over the copies of
+    a divisor that was broadcast, as that of a softmax, comes before the division."""
+    return -(unbroadcast(g * y, site.avals[1]) / b)
+
+
 def power_base_bar(g, a, b):
     """y = a^b  =>  a_bar = g b a^(b-1), and for an integer b, 0 where b = 0 whatever a is."""
     if b.dtype == a.dtype:
@@ -145,7 +151,7 @@ RULES = {
     p.mul_p: table(lambda g, b, *, site, out_dtype: product(g, b, site.avals[0], out_dtype),
                    lambda g, a, *, site, out_dtype: product(g, a, site.avals[1], out_dtype)),
     p.div_p: table(lambda g, b: g / b,
-                   lambda g, a, b: (-g * a) * lax.integer_pow(b, -2)),
+                   quotient_divisor_bar),
     p.rem_p: table(lambda g: g,
                    lambda g, a, b: -g * (lax.sign(a / b) * lax.floor(lax.abs(a / b)))),
     p.abs_p: table(abs_bar),
