@@ -11,17 +11,16 @@ import dataclasses
 import json
 import pathlib
 import sys
+from collections.abc import Iterable
 from typing import Annotated
 
 import jax
-import rich
 import tyro
 from rich.progress import Progress
-from rich.table import Table
 
 import fbp
 from benchmarks import drop_in
-from benchmarks.measure import Measured, Program, Result, Step, geometric_mean, measure
+from benchmarks.measure import Program, Result, Step, geometric_mean, measure
 from fbp.report import figures
 
 
@@ -55,6 +54,7 @@ def main(options: Options) -> int:
         )
         return 2
     results: dict[str, Result] = {}
+    print(line("case", "gradient", COLUMNS))
     with Progress(transient=True) as progress:
         task = progress.add_task("", total=len(names))
         for name in names:
@@ -62,8 +62,8 @@ def main(options: Options) -> int:
             program = drop_in.CASES[name]()
             seconds, compiles = (1.0, 1) if options.quick else (3.0, 3)
             results[name] = measure(variants(program), program, seconds, compiles)
+            progress.console.print(rows(name, results[name]), highlight=False, soft_wrap=True)
             progress.advance(task)
-    rich.print(table(results))
     print(summary(results))
     if options.json:
         options.json.write_text(json.dumps(record(results), indent=1) + "\n")
@@ -80,36 +80,29 @@ def main(options: Options) -> int:
 QUANTITIES = {"step time": "step", "memory": "memory", "compile time": "compile", "trace time": "trace"}
 
 
-def table(results: dict[str, Result]) -> Table:
-    """A row for each variant of each case, as ratios to the first."""
-    out = Table(
-        title="ratios to jax.grad; step times with the quartiles of their ratio round by round", title_justify="left"
+COLUMNS = {"step": 9, "quartiles": 13, "memory": 11, "trace": 8, "compile": 9, "× forward": 11, "difference": 12}
+
+
+def line(case: str, variant: str, cells: Iterable[str]) -> str:
+    return f"{case:<21}{variant:<16}" + "".join(
+        f"{c:>{width}}" for c, width in zip(cells, COLUMNS.values(), strict=True)
     )
-    for heading in "case", "gradient":
-        out.add_column(heading)
-    for heading in "step", "quartiles", "memory", "trace", "compile", "program", "× forward", "difference":
-        out.add_column(heading, justify="right")
-    for name, result in results.items():
-        for i, (variant, measured) in enumerate(result.variants.items()):
-            out.add_row(
-                name if i == 0 else "", variant, *(absolute(measured) if i == 0 else relative(result, variant)),
-                f"{measured.step / result.forward:.1f}", f"{measured.difference:.0e}" if i else "",
-                end_section=i == len(result.variants) - 1,
-            )  # fmt: skip
-    return out
 
 
-def absolute(measured: Measured) -> list[str]:
-    return [
-        f"{measured.step * 1e3:.1f} ms", "", f"{measured.memory / 2**20:.1f} MiB", f"{measured.trace:.2f} s",
-        f"{measured.compile:.2f} s", f"{measured.instructions}",
-    ]  # fmt: skip
-
-
-def relative(result: Result, variant: str) -> list[str]:
-    low, high = result.spread(variant)
-    rest = (f"{result.ratio(variant, q):.2f}" for q in ("memory", "trace", "compile", "instructions"))
-    return [f"{result.ratio(variant):.2f}", f"{low:.2f}-{high:.2f}", *rest]
+def rows(name: str, result: Result) -> str:
+    """A line for each variant of a case: the first in its own units, the others as ratios to it."""
+    lines = []
+    for variant, measured in result.variants.items():
+        if not lines:
+            cells = [f"{measured.step * 1e3:.1f} ms", "", f"{measured.memory / 2**20:.1f} MiB"]
+            cells += [f"{measured.trace:.2f} s", f"{measured.compile:.2f} s"]
+        else:
+            low, high = result.spread(variant)
+            cells = [f"{result.ratio(variant):.2f}", f"{low:.2f}-{high:.2f}"]
+            cells += [f"{result.ratio(variant, quantity):.2f}" for quantity in ("memory", "trace", "compile")]
+        cells += [f"{measured.step / result.forward:.1f}", f"{measured.difference:.0e}" if lines else ""]
+        lines.append(line("" if lines else name, variant, cells).rstrip())
+    return "\n".join(lines)
 
 
 def summary(results: dict[str, Result]) -> str:

@@ -127,8 +127,8 @@ def ratio_bars(path: Path, ratios: Mapping[str, Mapping[str, float]], title: str
         axes.axvline(1, color="black", linewidth=0.8)
         axes.set_xscale("log")
         low, high = min(*values, 0.7), max(*values, 1.3)
-        axes.set_xlim(low / 1.8, high * 1.5)
-        ticks = [t for t in (0.01, 0.03, 0.1, 0.3, 1, 3, 10) if low / 1.8 <= t <= high * 1.5]
+        axes.set_xlim(low / 2, high * 2)
+        ticks = [t for t in (0.01, 0.03, 0.1, 0.3, 1, 3, 10) if low / 2 <= t <= high * 2]
         axes.set_xticks(ticks, [f"{t:g}" for t in ticks], minor=False)
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_title(quantity, fontsize=10)

@@ -293,8 +293,7 @@ def depthwise_kernel_bar(conv: Convolution, g, x):
 
 
 def _of_each_tap(conv: Convolution, x, y, fun: Callable):
-    """`fun` of what the outputs y find at each element of the kernel. In a loop: unrolled, it takes longer to compile than
-    to run."""
+    """`fun` of what the outputs y find at each element of the kernel, in a loop, so that programs stay small."""
     x = lax.pad(x, lax.full((), 0, x.dtype), _padding_config(conv))
     starts, ends = (np.array(places) for places in zip(*_taps(conv, (*y.shape[:-1], x.shape[-1])), strict=True))
     sizes = ends[0] - starts[0]
