@@ -15,9 +15,9 @@ from fbp.check.case import Case, normal
 from fbp.check.suite import DTYPES, applies, chapters, check_case, primitives_of
 
 ALL = [(name, case) for name, cases in chapters().items() for case in cases]
-# The chapters of rules are compared in float64 by tests/rules/; this is the rest of what scripts/check runs.
+# The chapters of rules are compared in float64 by tests/rules/, the layers by tests/nn/; this is all that scripts/check runs.
 REST = [
-    pytest.param(case, dtype, id=f"{name}-{case.name}-{dtype}", marks=[pytest.mark.slow] * (dtype != "float64"))
+    pytest.param(case, dtype, id=f"{name}-{case.name}-{dtype}", marks=pytest.mark.slow)
     for name, case in ALL
     for dtype in DTYPES
     if applies(case, dtype) and (name == "layers" or dtype != "float64")
@@ -31,6 +31,7 @@ def test_agrees_with_jax(case, dtype):
 
 def test_every_chapter_of_rules_has_cases():
     names = {module.name for module in pkgutil.iter_modules(rules.__path__)} - {
+        "choices",
         "common",
         "foreign",
         "residuals",
