@@ -151,5 +151,4 @@ shard_map_p = shard_map.shard_map_p
 
 def where_known(rules: dict[str, Any]) -> dict[Any, Any]:
     """The rules, by name, of primitives that this version of JAX has."""
-    known = vars(parallel) | vars(primitives)
-    return {known[name]: rule for name, rule in rules.items() if name in known}
+    return {getattr(primitives, name): rule for name, rule in rules.items() if hasattr(primitives, name)}

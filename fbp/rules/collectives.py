@@ -9,7 +9,7 @@ from jax.extend.core import primitives as p
 
 from fbp import _compat
 from fbp.core import table
-from fbp.rules.common import spread, where
+from fbp.rules.common import spread
 
 
 def psum_bar(g, *, site, axes, axis_index_groups):
@@ -53,12 +53,6 @@ def psum_scatter_bar(g, *, axis_name, scatter_dimension, axis_index_groups, tile
     return lax.all_gather(g, axis_name, axis=scatter_dimension, axis_index_groups=axis_index_groups, tiled=tiled)
 
 
-def pbroadcast_bar(g, b, *, axis_name):
-    """y_j = x_b, from a device b that the program chooses  =>  x_bar = Σ_j g_j there, and 0 elsewhere."""
-    total = lax.psum(g, axis_name)
-    return where(lax.axis_index(axis_name) == b, total, lax.full_like(g, 0))
-
-
 RULES = {
     p.psum_p: table(psum_bar),
     p.ppermute_p: table(ppermute_bar),
@@ -66,6 +60,4 @@ RULES = {
     p.all_gather_p: table(all_gather_bar),
     _compat.all_gather_invariant_p: table(all_gather_invariant_bar),
     _compat.reduce_scatter_p: table(psum_scatter_bar),
-    # Since jax 0.12
-    **_compat.where_known({"pbroadcast_dynamic_p": table(pbroadcast_bar, None)}),
 }

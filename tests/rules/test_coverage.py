@@ -24,7 +24,7 @@ REASONS = {
     "it works on the bits of an extended dtype, such as a random key": ["from_edtype", "to_edtype"],
     "it marks the argument of a Pallas kernel, which JAX does not differentiate in reverse": ["with_memory_space_constraint"],
     "not yet: the explicit layouts of jax 0.12": ["relayout"],
-    "not yet: it cannot be run on a CPU, where rules are proved": ["ragged_all_to_all", "pbroadcast"],
+    "not yet: it cannot be run on a CPU, where rules are proved": ["ragged_all_to_all", "pbroadcast", "pbroadcast_dynamic"],
     "not yet: mutable containers of jax.experimental.hijax": [
         "new_box", "box_get", "box_set", "new_log", "log_extend", "log_read",
     ],

@@ -2,7 +2,6 @@
 
 import functools
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.extend.core.primitives import psum_p
@@ -41,14 +40,6 @@ def gather_invariant(x, tiled):
     return _compat.all_gather_invariant_p.bind(x, **options)
 
 
-def broadcast_from_the_second(x):
-    return jax.vmap(lambda x: x * lax.pbroadcast(jnp.sin(x), "i", jnp.int32(1)), axis_name="i")(x)
-
-
-def copy_of_the_second(x):
-    return x * jnp.sin(x[1])
-
-
 X = (normal(8, 4),)
 
 # Not in bfloat16, in which the CPU compiler of jax 0.12 aborts at a sum over devices.
@@ -76,6 +67,3 @@ CASES = [
     Case("psum_scatter", along(lambda x: lax.psum_scatter(x[per_row()], "i")), X),
     Case("psum_scatter/tiled", along(lambda x: lax.psum_scatter(x, "i", tiled=True)), X),
 ]
-
-if hasattr(_compat.parallel, "pbroadcast_dynamic_p"):  # since jax 0.12; from a fixed device, it runs on a GPU only
-    CASES.append(Case("pbroadcast_dynamic", broadcast_from_the_second, X, reference=copy_of_the_second))
