@@ -76,9 +76,11 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(tmp_path, whole):
     folder = tmp_path / "killed"
     command = [sys.executable, "-m", "experiments.image_recognition", *OPTIONS, "--epochs", "20", "--out", str(folder)]
     root = pathlib.Path(__file__).parents[2]
-    with subprocess.Popen(
-        command, cwd=root, stdout=subprocess.DEVNULL, env=os.environ | {"PYTHONPATH": str(root)}
-    ) as run:
+    env = os.environ | {
+        "PYTHONPATH": str(root),
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    }  # compiled as here (conftest.py)
+    with subprocess.Popen(command, cwd=root, stdout=subprocess.DEVNULL, env=env) as run:
         try:
             until = time.monotonic() + 120
             while not any(path.name.isdigit() for path in folder.glob("checkpoints/*")):
