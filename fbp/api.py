@@ -84,7 +84,7 @@ def vjp(fun: Callable, *primals, has_aux: bool = False, rules: Rulebook = RULES)
 
     The pullback is a pytree whose leaves are the residuals, so it can leave a `jit`.
 
-    Raises TypeError if an argument or output is not an array, ValueError if the pullback gets a cotangent of another
+    Raises TypeError if an argument or output is not an array or `rules` no rulebook, ValueError if the pullback gets a cotangent of another
     structure, shape or dtype than the output.
 
     >>> y, pullback = vjp(lambda x, y: x * y, 2.0, 3.0)
@@ -92,6 +92,8 @@ def vjp(fun: Callable, *primals, has_aux: bool = False, rules: Rulebook = RULES)
     (6.0, (3.0, 2.0))
     """
     _check_callable("vjp", fun)
+    if not isinstance(rules, Rulebook):
+        raise TypeError(f"rules must be a rulebook, but got {type(rules).__name__}. Write rules=fbp.RULES | {{...}}.")
     leaves, tree = jax.tree.flatten(primals)
     xs = [_as_value(leaf, f"argument {keys}") for leaf, keys in zip(leaves, _key_paths(primals), strict=True)]
     avals = tuple(jax.typeof(x) for x in xs)

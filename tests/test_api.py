@@ -272,3 +272,8 @@ def test_a_cotangent_is_sharded_as_its_primal():
             gradient, expected = fbp.grad(fun)(x), jax.grad(fun)(x)
             assert gradient.sharding == expected.sharding
             assert jnp.array_equal(gradient, expected)
+
+
+def test_rules_that_are_no_rulebook_are_refused():
+    with pytest.raises(TypeError, match=r"rules must be a rulebook, but got dict\. Write rules=fbp\.RULES \| \{\.\.\.\}"):
+        fbp.grad(jnp.sin, rules={jax.lax.sin_p: fbp.RULES[jax.lax.sin_p]})(1.0)
