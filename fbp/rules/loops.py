@@ -23,6 +23,7 @@ from fbp.core import Rule, Stopped, blank, value, zeros
 from fbp.rules.common import split
 from fbp.rules.residuals import Carved, carve, refill
 from fbp.rules.staging import needed_for, read, run, variables
+from fbp.rules.sums import sums_after_loop
 
 
 def carry_fixpoint(vjp, body, needs, avals, n_consts, n_carry):
@@ -134,17 +135,31 @@ def _reverse_scan(scanned, y_bars):
     def fill(bars, needs, avals):
         return [None if not n else zeros(a) if b is None else b for b, n, a in zip(bars, needs, avals, strict=True)]
 
+    def pull(once, carry_bars, slices):
+        saved, stacked, y_bars = slices
+        pullback = refill(Carved(saved, scanned.tree, scanned.sources), once | stacked)
+        const_bars, carry_bars, x_bars = split(pullback(*carry_bars, *y_bars), n_consts, n_carry)
+        return const_bars, fill(carry_bars, carry_needs, carry_avals), x_bars
+
+    carry_bars = fill(carry_bars, carry_needs, carry_avals)
+    slices = scanned.saved, scanned.stacked, y_bars
+    after = None
+    if length and any(const_needs):
+        pull, after = sums_after_loop(pull, scanned.once, carry_bars, slices)
+
     def step(bars, slices):
         const_bars, carry_bars = bars
-        saved, stacked, y_bars = slices
-        pullback = refill(Carved(saved, scanned.tree, scanned.sources), scanned.once | stacked)
-        new_const_bars, carry_bars, x_bars = split(pullback(*carry_bars, *y_bars), n_consts, n_carry)
+        new_const_bars, carry_bars, *ys = pull(scanned.once, carry_bars, slices)
         const_bars = [a if b is None else lax.add(a, b) for a, b in zip(const_bars, new_const_bars, strict=True)]
-        return (const_bars, fill(carry_bars, carry_needs, carry_avals)), x_bars
+        return (const_bars, carry_bars), ys
 
-    bars = fill([None] * n_consts, const_needs, const_avals), fill(carry_bars, carry_needs, carry_avals)
-    slices = scanned.saved, scanned.stacked, y_bars
-    (const_bars, carry_bars), x_bars = lax.scan(step, bars, slices, length=length, reverse=not reverse, unroll=unroll)
+    bars = fill([None] * n_consts, const_needs, const_avals), carry_bars
+    (const_bars, carry_bars), (x_bars, *factors) = lax.scan(
+        step, bars, slices, length=length, reverse=not reverse, unroll=unroll
+    )
+    if after is not None:
+        sums = after(slices, *factors)
+        const_bars = [a if b is None else b for a, b in zip(const_bars, sums, strict=True)]
     return [*const_bars, *carry_bars, *x_bars]
 
 
