@@ -84,8 +84,8 @@ def vjp(fun: Callable, *primals, has_aux: bool = False, rules: Rulebook = RULES)
 
     The pullback is a pytree whose leaves are the residuals, so it can leave a `jit`.
 
-    Raises TypeError if an argument or output is not an array or `rules` no rulebook, ValueError if the pullback gets a cotangent of another
-    structure, shape or dtype than the output.
+    Raises TypeError if an argument or output is not an array or `rules` no rulebook, ValueError if the pullback gets a
+    cotangent of another structure, shape or dtype than the output.
 
     >>> y, pullback = vjp(lambda x, y: x * y, 2.0, 3.0)
     >>> float(y), tuple(map(float, pullback(1.0)))

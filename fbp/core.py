@@ -94,8 +94,8 @@ class Rulebook(Mapping[Primitive, Rule]):
         self._hash = hash((frozenset(self._rules.items()), otherwise))
 
     def find(self, primitive: Primitive) -> Rule | None:
-        """The rule in the book, or the one of `otherwise`."""
-        rule = self._rules.get(primitive)
+        """The rule in the book, or an op's own, or the one of `otherwise`."""
+        rule = primitive.rule_in(self._rules) if isinstance(primitive, Op) else self._rules.get(primitive)
         return rule if rule is not None or self._otherwise is None else self._otherwise(primitive)
 
     def __getitem__(self, primitive: Primitive) -> Rule:
@@ -186,25 +186,28 @@ class Op(Primitive):
 
     multiple_results = True
 
-    def __init__(self, fun: Callable[..., Any]):
+    def __init__(self, fun: Callable[..., Any], rule: Rule | None):
         super().__init__(fun.__name__)
         functools.update_wrapper(self, fun)
 
+        # Jitted, so that forty-eight equal layers are traced once.
+        @functools.lru_cache(maxsize=4096)
+        def staged(params):
+            return jax.jit(functools.wraps(fun)(lambda *xs: jax.tree.leaves(fun(*xs, **dict(params)))))
+
         def flat(*xs, **params):
-            return jax.tree.leaves(fun(*xs, **params))
+            return staged(tuple(params.items()))(*xs)
 
         def batch(xs, axes, **params):
-            ys = jax.vmap(functools.partial(flat, **params), axes)(*xs)
+            ys = _mapped(self, tuple(axes)).bind(*xs, **params)
             return ys, [0] * len(ys)
 
         def jvp(xs, tangents, **params):
             return jax.jvp(functools.partial(flat, **params), xs, tuple(map(ad.instantiate_zeros, tangents)))
 
-        self.call, self.fun = fun, flat
+        self.call, self.fun, self.rule = fun, flat, rule
         self.def_impl(flat)
-        self.def_abstract_eval(
-            lambda *avals, **params: jax.make_jaxpr(functools.partial(flat, **params))(*avals).out_avals
-        )
+        self.def_abstract_eval(lambda *avals, **params: staged(tuple(params.items())).trace(*avals).jaxpr.out_avals)
         mlir.register_lowering(self, mlir.lower_fun(flat, multiple_results=True))
         batching.primitive_batchers[self] = batch
         ad.primitive_jvps[self] = jvp
@@ -213,23 +216,78 @@ class Op(Primitive):
         tree = jax.tree.structure(jax.eval_shape(functools.partial(self.call, **params), *xs))
         return jax.tree.unflatten(tree, self.bind(*map(jnp.asarray, xs), **params))
 
+    def rule_in(self, rules: Mapping[Primitive, Rule]) -> Rule | None:
+        """The rule for this op in a rulebook; where there is none, its own."""
+        return rules.get(self, self.rule)
 
-def op(fun: Callable[..., Any]) -> Op:
-    """Makes a function of arrays one operation: where a rulebook has a rule for it, fbp applies the rule.
 
-    Everyone else sees the code inside: `jit`, `vmap`, `jvp`, `jax.grad`, and fbp itself under a rulebook without an entry
-    for it. `fun(*arrays, **static) -> array or pytree of arrays`: keyword arguments are static, hence hashable, and are
-    the `**params` of the rule.
+class _MappedOp(Op):
+    """An op under `jax.vmap`: still an op, whose rule is the op's, mapped."""
+
+    def __init__(self, op: Op, axes: tuple[int | None, ...]):
+        def fun(*xs, **params):
+            return jax.vmap(functools.partial(op.fun, **params), axes)(*xs)
+
+        fun.__name__ = f"vmap_{op.name}"
+        super().__init__(fun, None)
+        self.op, self.axes = op, axes
+
+    def rule_in(self, rules: Mapping[Primitive, Rule]) -> Rule | None:
+        rule = self.op.rule_in(rules)
+        return rule and _mapped_rule(rule, self.op, self.axes)
+
+
+_mapped = functools.lru_cache(maxsize=4096)(_MappedOp)
+
+
+@functools.lru_cache(maxsize=4096)
+def _mapped_rule(rule: Rule, op: Op, axes: tuple[int | None, ...]) -> Rule:
+    """y_i = f(x_i)  =>  x_bar_i = the rule's; an input that all share gets the sum."""
+
+    def single(site: Site) -> Site:
+        avals = [
+            aval if axis is None else aval.update(shape=(*aval.shape[:axis], *aval.shape[axis + 1 :]), sharding=None)
+            for aval, axis in zip(site.avals, axes, strict=True)
+        ]
+        out_avals = [aval.update(shape=aval.shape[1:], sharding=None) for aval in site.out_avals]
+        return site._replace(primitive=op, avals=tuple(avals), out_avals=tuple(out_avals))
+
+    def forward(site, *xs, **params):
+        return jax.vmap(functools.partial(rule.fwd, single(site), **params), axes)(*xs)
+
+    def backward(site, residuals, *y_bars, **params):
+        one = functools.partial(rule.bwd, single(site), **params)
+        x_bars = jax.vmap(lambda residuals, y_bars: one(residuals, *y_bars))(residuals, y_bars)
+        return [
+            x_bar if x_bar is None else jnp.sum(x_bar, 0) if axis is None else jnp.moveaxis(x_bar, 0, axis)
+            for x_bar, axis in zip(x_bars, axes, strict=True)
+        ]
+
+    return Rule(forward, backward)
+
+
+def op(fun: Callable[..., Any] | None = None, *, rule: Rule | None = None) -> Any:
+    """Makes a function of arrays one operation, with a rule of its own: where it is met, fbp applies the rule.
+
+    Everyone else sees the code inside: `jit`, `jvp`, `jax.grad`, and fbp itself where neither the rulebook nor `rule`
+    has a rule for it. A rulebook's entry goes before `rule`. Under `vmap` it is mapped, and so is its rule.
+    `fun(*arrays, **static) -> array or pytree of arrays`: keyword arguments are static, hence hashable, and are the
+    `**params` of the rule, whose `fwd` gives the results as a list.
 
     >>> import fbp, jax.numpy as jnp
+    >>> straight_through = fbp.Rule(lambda site, x: ([jnp.tanh(x)], ()), lambda site, _, g: [g])
     >>> @fbp.op
     ... def squash(x):
     ...     return jnp.tanh(x)
-    >>> straight_through = fbp.Rule(lambda site, x: ([squash(x)], ()), lambda site, _, g: [g])
     >>> float(fbp.grad(squash)(0.0)), float(fbp.grad(squash, rules=fbp.RULES | {squash: straight_through})(3.0))
     (1.0, 1.0)
+    >>> @fbp.op(rule=straight_through)
+    ... def squash(x):
+    ...     return jnp.tanh(x)
+    >>> float(fbp.grad(squash)(3.0))
+    1.0
     """
-    return Op(fun)
+    return functools.partial(Op, rule=rule) if fun is None else Op(fun, rule)
 
 
 def unbroadcast(x_bar: jax.Array | None, aval: jax.core.ShapedArray) -> jax.Array | None:

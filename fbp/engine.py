@@ -149,7 +149,7 @@ class Record(jax.core.Trace):
         avals = tuple(jax.typeof(x) for x in xs)
         needs = tuple(slot is not None for slot in inputs)
         rule = self.rules.find(primitive) if any(needs) else None
-        if any(needs) and isinstance(primitive, Op) and primitive not in self.rules:
+        if any(needs) and rule is None and isinstance(primitive, Op):
             with set_current_trace(self):
                 return primitive.fun(*args, **params)
         if rule is None:

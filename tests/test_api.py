@@ -275,5 +275,7 @@ def test_a_cotangent_is_sharded_as_its_primal():
 
 
 def test_rules_that_are_no_rulebook_are_refused():
-    with pytest.raises(TypeError, match=r"rules must be a rulebook, but got dict\. Write rules=fbp\.RULES \| \{\.\.\.\}"):
+    with pytest.raises(
+        TypeError, match=r"rules must be a rulebook, but got dict\. Write rules=fbp\.RULES \| \{\.\.\.\}"
+    ):
         fbp.grad(jnp.sin, rules={jax.lax.sin_p: fbp.RULES[jax.lax.sin_p]})(1.0)

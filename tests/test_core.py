@@ -100,3 +100,34 @@ def test_an_op_by_a_table():
 
     rules = fbp.RULES | {cube: fbp.table(lambda g, x: 100 * g * x)}
     assert float(fbp.grad(lambda x: 2 * cube(x), rules=rules)(3.0)) == 600
+
+
+def tenfold(site, x, y):
+    return [x * y], (x, y)
+
+
+@fbp.op(rule=fbp.Rule(tenfold, lambda site, residuals, g: [10 * g * residuals[1], 10 * g * residuals[0]]))
+def product(x, y):
+    return x * y
+
+
+def test_an_op_has_a_rule_of_its_own_which_the_rulebook_may_replace():
+    assert fbp.grad(product, (0, 1))(2.0, 3.0) == (30.0, 20.0)
+    assert jax.grad(product, (0, 1))(2.0, 3.0) == (3.0, 2.0)
+    other = fbp.RULES | {product: fbp.table(lambda g, y: g + y, None)}
+    assert fbp.grad(jax.jit(product), (0, 1), rules=other)(2.0, 3.0) == (7.0, 0.0)
+
+
+def test_a_mapped_op_has_its_rule_mapped():
+    xs, y = jnp.array([[1.0, 2.0], [3.0, 4.0]]), jnp.array([5.0, 6.0])
+    for axes, columns in (((0, None), xs), ((1, None), xs.T)):
+        mapped = lambda x, y, axes=axes: jnp.sum(jax.vmap(product, axes)(x, y))
+        x_bar, y_bar = fbp.grad(mapped, (0, 1))(columns, y)
+        assert (
+            x_bar.tolist()
+            == (10 * jnp.broadcast_to(y, xs.shape) if axes[0] == 0 else 10 * jnp.stack([y, y], 1)).tolist()
+        )
+        assert y_bar.tolist() == [40.0, 60.0]
+    twice = lambda x, y: jnp.sum(jax.vmap(jax.vmap(product, (0, None)), (0, None))(x, y[0]))
+    assert fbp.grad(twice, 1)(xs, y).tolist() == [100.0, 0.0]
+    assert jax.vmap(fbp.grad(product, 1), (0, None))(xs[0], 2.0).tolist() == [10.0, 20.0]

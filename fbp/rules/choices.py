@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+CACHE = 1 << 20  # bytes that one core finds again quickly
 MAX_TAPS = 64  # a product for each element of the kernel: the program grows with their number
 
 
@@ -42,3 +43,16 @@ def convolution(part: str, conv: Any) -> str:
     # The kernel of a transposed convolution: 0.05 to 0.1.
     is_transposed = is_spread and all(d == 1 for d in (*conv.window_strides, *conv.rhs_dilation))
     return "gathered" if part == "kernel_bar" and is_transposed else "xla"
+
+
+def attention(group: int, queries: int, keys: int) -> tuple[int, int]:
+    """Queries in a block, and key heads that are taken at a time."""
+    if jax.default_backend() != "cpu":
+        return 1024, 1 << 30  # a large device is filled by all heads at once
+    rows = max(256, -(-queries // 16))  # the program grows with the number of blocks
+    return rows, max(1, CACHE // max(1, 4 * group * min(rows, queries) * keys))
+
+
+def logits(classes: int) -> int:
+    """Examples whose logits are made at a time: about 16 MiB of them, but enough for a product of matrices."""
+    return min(1024, max(256, (1 << 22) // max(1, classes)))

@@ -11,7 +11,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad
 
 from fbp import _compat
-from fbp.core import Op, Rule, Stopped, value, zeros
+from fbp.core import Rule, Stopped, value, zeros
 from fbp.rules.common import split
 
 
@@ -20,8 +20,7 @@ def borrowed(primitive: Primitive) -> Rule | None:
     """The rule that follows from what another library told JAX of its primitive, if it did. JAX's own have rules of ours."""
     told = _functions(ad.primitive_jvps.get(primitive)), _functions(ad.primitive_transposes.get(primitive))
     foreign = any(not _compat.is_internal(f) for functions in told for f in functions)
-    known = foreign and primitive in ad.primitive_jvps and not isinstance(primitive, Op)
-    return Rule(_forward, _backward) if known else None
+    return Rule(_forward, _backward) if foreign and primitive in ad.primitive_jvps else None
 
 
 def _functions(rule) -> list:

@@ -82,7 +82,7 @@ def _postpone(jaxpr: Any, n_sums: int, varying: set[Var], stacked: set[Var]) -> 
     what each step has to keep for it is smaller than the product; and, in all, than what it keeps anyway (`stacked`)."""
     made_by = {v: eqn for eqn in jaxpr.eqns for v in eqn.outvars}
     first = _first_of_equals(jaxpr.eqns)
-    spare = sum(v.aval.size for v in stacked)
+    spare = sum(map(_size, stacked))
     postponed = Postponed(set(), {}, [])
     mapped: set[Var] = set()
     for i, v in enumerate(jaxpr.outvars[:n_sums]):
@@ -94,15 +94,20 @@ def _postpone(jaxpr: Any, n_sums: int, varying: set[Var], stacked: set[Var]) -> 
             continue
         if v not in postponed.products:
             factors = [first.get(x, x) for x in variables(made_by[v].invars) if x in varying]
-            kept = sum(x.aval.size for x in {*factors} - stacked - {*postponed.factors()})
-            if len(factors) < 2 or kept > min(v.aval.size, spare):
+            kept = sum(map(_size, {*factors} - stacked - {*postponed.factors()}))
+            if len(factors) < 2 or kept > min(_size(v), spare):
                 continue
             spare -= kept
-            postponed.products[v] = (made_by[v], *factors)
+            a, b = factors
+            postponed.products[v] = made_by[v], a, b
         postponed.outputs.add(i)
         mapped.update(chain)
     postponed.maps.extend(eqn for eqn in jaxpr.eqns if mapped.intersection(eqn.outvars))
     return postponed
+
+
+def _size(v: Any) -> int:
+    return v.aval.size
 
 
 def _first_of_equals(eqns: Sequence[JaxprEqn]) -> dict[Var, Var]:

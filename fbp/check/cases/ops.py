@@ -1,0 +1,34 @@
+"""Cases for the operations of `fbp.ops`, against `jax.vjp` of the plain code inside."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fbp import ops
+from fbp.check.case import Case, fixed, integers, normal
+
+attend = functools.partial(ops.dot_product_attention, block_size=3)
+QUERY, KEY = (2, 7, 4, 3), (2, 7, 2, 3)
+SEEN = np.random.default_rng(0).random((2, 1, 7, 7)) < 0.5
+LABELS = integers(0, 7, 2, 5)
+loss = functools.partial(ops.linear_cross_entropy, chunk_size=4)
+
+
+def of_bias(q, k, v, bias):
+    return attend(q, k, v, bias, jnp.asarray(SEEN))
+
+
+def dropped(q, k, v):
+    return attend(q, k, v, dropout_rate=0.3, dropout_rng=jax.random.key(0))
+
+
+CASES = [
+    Case("attention", attend, (normal(*QUERY), normal(2, 5, 4, 3), normal(2, 5, 4, 6)), ulps=32, low=False),
+    Case("attention/causal", functools.partial(attend, is_causal=True), (normal(*QUERY), normal(*KEY), normal(*KEY)), ulps=32, low=False),
+    Case("attention/masked", of_bias, (normal(*QUERY), normal(*KEY), normal(*KEY), normal(1, 4, 7, 7)), ulps=32, low=False),
+    Case("attention/dropout", dropped, (normal(*QUERY), normal(*KEY), normal(*KEY)), ulps=32, low=False, mapped=False),
+    Case("linear_cross_entropy", loss, (normal(2, 5, 4), normal(4, 7), LABELS), ulps=32, low=False),
+    Case("linear_cross_entropy/all", functools.partial(loss, label_smoothing=0.1, z_loss=0.01), (normal(2, 5, 4), normal(4, 7), LABELS, normal(7), fixed(SEEN[:, 0, :5, 0])), ulps=32, low=False),
+]  # fmt: skip
