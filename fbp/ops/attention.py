@@ -256,7 +256,7 @@ def _backward(site, residuals, g, *, options):
     if bias_needed:
         bias = site.avals[3]
         score_bar = score_bar.reshape(query.shape[0], query.shape[2], query.shape[1], key.shape[1])
-        extra_bars[0] = unbroadcast(score_bar, bias).astype(bias.dtype)
+        extra_bars[0] = unbroadcast(score_bar.astype(bias.dtype), bias)
     return [*bars, *extra_bars]
 
 
