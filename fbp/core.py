@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
 import jax.core
+import jax.extend.core
 import jax.numpy as jnp
-from jax.extend.core import Primitive
+from jax.extend.core import Primitive, jaxprs_in_params
 from jax.extend.source_info_util import SourceInfo, summarize
 from jax.interpreters import ad, batching, mlir
 
@@ -80,9 +81,15 @@ class Rule(NamedTuple):
 class Rulebook(Mapping[Primitive, Rule]):
     """An immutable mapping from primitives to rules. `RULES | {lax.tanh_p: my_rule}` is a new one.
 
-    `otherwise(primitive)` gives the rule, or None, of a primitive that is not in the book."""
+    `otherwise(primitive)` gives the rule, or None, of a primitive that is not in the book. `cheap` are primitives that,
+    with the rules they have here, are as soon run again as their results are kept (see `fbp.recompute`)."""
 
-    def __init__(self, rules: Mapping[Primitive, Rule], otherwise: Callable[[Primitive], Rule | None] | None = None):
+    def __init__(
+        self,
+        rules: Mapping[Primitive, Rule],
+        otherwise: Callable[[Primitive], Rule | None] | None = None,
+        cheap: Mapping[Primitive, Rule | None] = MappingProxyType({}),
+    ):
         for primitive, rule in rules.items():
             if not isinstance(primitive, Primitive) or not isinstance(rule, Rule):
                 raise TypeError(
@@ -91,12 +98,31 @@ class Rulebook(Mapping[Primitive, Rule]):
                 )
         self._rules = MappingProxyType(dict(rules))
         self._otherwise = otherwise
-        self._hash = hash((frozenset(self._rules.items()), otherwise))
+        self._cheap = MappingProxyType(dict(cheap))
+        self._run_again = frozenset(p for p, rule in cheap.items() if self._rules.get(p) is rule)
+        self._hash = hash((frozenset(self._rules.items()), otherwise, self._run_again))
 
     def find(self, primitive: Primitive) -> Rule | None:
         """The rule in the book, or an op's own, or the one of `otherwise`."""
         rule = primitive.rule_in(self._rules) if isinstance(primitive, Op) else self._rules.get(primitive)
         return rule if rule is not None or self._otherwise is None else self._otherwise(primitive)
+
+    def is_cheap(self, primitive: Primitive, inner: Iterable[jax.extend.core.Jaxpr]) -> bool:
+        """Whether an operation is to be run again rather than its results be kept. A call is as cheap as what is inside."""
+        return primitive in self._run_again and all(_all_in(self._run_again, jaxpr) for jaxpr in inner)
+
+    def recomputing(self, cheap: Iterable[Primitive]) -> Rulebook:
+        """The same rules, where these primitives are cheap, and no others: with none, what the rules read is kept.
+
+        A rule that replaces one of theirs is not run again: nothing is known of what it does.
+
+        >>> import fbp
+        >>> x = jax.ShapeDtypeStruct((1000,), jax.numpy.float32)
+        >>> kept = lambda rules: jax.eval_shape(lambda x: fbp.vjp(lambda x: jax.lax.sin(-jax.lax.tanh(x)), x, rules=rules)[1], x)
+        >>> len(jax.tree.leaves(kept(fbp.RULES))), len(jax.tree.leaves(kept(fbp.RULES.recomputing([]))))
+        (1, 2)
+        """
+        return Rulebook(self._rules, self._otherwise, {primitive: self._rules.get(primitive) for primitive in cheap})
 
     def __getitem__(self, primitive: Primitive) -> Rule:
         return self._rules[primitive]
@@ -108,17 +134,28 @@ class Rulebook(Mapping[Primitive, Rule]):
         return len(self._rules)
 
     def __or__(self, other: Mapping[Primitive, Rule]) -> Rulebook:
-        return Rulebook({**self, **other}, self._otherwise)
+        return Rulebook({**self, **other}, self._otherwise, self._cheap)
 
     # Equal contents are equal books: `RULES | {...}` written inside a training step must find what was traced before.
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Rulebook) and (self._rules, self._otherwise) == (other._rules, other._otherwise)
+        return isinstance(other, Rulebook) and self._parts() == other._parts()
+
+    def _parts(self):
+        return self._rules, self._otherwise, self._run_again
 
     def __hash__(self) -> int:
         return self._hash
 
     def __repr__(self) -> str:
         return f"Rulebook of {len(self)} rules"
+
+
+@functools.lru_cache(maxsize=4096)
+def _all_in(primitives: frozenset[Primitive], jaxpr: jax.extend.core.Jaxpr) -> bool:
+    return all(
+        eqn.primitive in primitives and all(_all_in(primitives, inner) for inner in jaxprs_in_params(eqn.params))
+        for eqn in jaxpr.eqns
+    )
 
 
 _INPUTS = {name: i for i, name in enumerate("abcdef")} | {"x": 0, "w": 1}

@@ -19,18 +19,13 @@ import jax
 import jax.core
 import jax.numpy as jnp
 from jax.extend import source_info_util
-from jax.extend.core import Literal, Primitive, set_current_trace, take_current_trace
+from jax.extend.core import Literal, Primitive, jaxprs_in_params, set_current_trace, take_current_trace
 
 from fbp import _compat
 from fbp.core import Op, Rule, Rulebook, Site, Stopped, is_inexact, value
+from fbp.recompute import Constant, Recall, Rerun, behind, cheapest, numbers, origins
 
 Slot = int | None  # the place of a value on the tape; None for a value that wants no cotangent
-
-
-class Constant(NamedTuple):
-    """A residual that is part of the program, such as the 2.0 of `2.0 * x`: kept on the tape, not among the arrays."""
-
-    value: Any
 
 
 class MissingRule(NotImplementedError):
@@ -57,7 +52,7 @@ class OutsideReference(ValueError):
 
 
 class Entry(NamedTuple):
-    """One rule applied once. `residuals` has, for each leaf, the index of an array, or a `Constant`."""
+    """One rule applied once. `residuals` has, for each leaf, the number of an array, or a `Constant`."""
 
     rule: Rule
     site: Site
@@ -69,11 +64,18 @@ class Entry(NamedTuple):
 
 
 class Tape(NamedTuple):
-    """The record of a forward pass, without its arrays. Inputs have the slots 0, 1, 2, ..."""
+    """The record of a forward pass, without its arrays. Inputs have the slots 0, 1, 2, ... `kept` are the numbers of the
+    arrays that the pullback keeps, and `reruns` tell how to have the others that the entries read."""
 
     entries: tuple[Entry, ...]
     needs: tuple[bool, ...]
     outputs: tuple[Slot, ...]
+    kept: tuple[int, ...]
+    reruns: tuple[Rerun, ...]
+
+    def wanted(self) -> set[int]:
+        """The arrays that the rules read, by number."""
+        return {k for entry in self.entries for k in numbers(entry.residuals)}
 
 
 class Record(jax.core.Trace):
@@ -85,6 +87,7 @@ class Record(jax.core.Trace):
         self.parent: Any = parent
         self.rules = rules
         self.entries: list[Entry] = []
+        self.reruns: list[Rerun] = []
         self.slots = 0
         self.arrays: list[jax.Array] = []
         self.index_of: dict[int, int] = {}  # id of an array -> its index: each array is kept once
@@ -159,6 +162,8 @@ class Record(jax.core.Trace):
             if any(needs) and any(is_inexact(jax.typeof(y)) for y in _listed(ys)):
                 site = Site(primitive, needs, avals, *_here(), Differentiate(self.rules))
                 raise MissingRule(site)
+            if any(needs):
+                self.note_rerun(primitive, params, xs, lambda *xs: _listed(primitive.bind(*xs, **bind_params)), ys)
             return ys
 
         site = Site(primitive, needs, avals, *_here(), Differentiate(self.rules))
@@ -170,12 +175,28 @@ class Record(jax.core.Trace):
         tracers = [y if self.is_stopped(y) else self.new_tracer(y) for y in _listed(ys)]
         outputs = tuple(self.slot(y) for y in tracers)
         tracers = [value(y) for y in tracers]
+        self.note_rerun(primitive, params, xs, lambda *xs: _outcome(*rule.fwd(site, *xs, **params)), ys, residuals)
         if any(slot is not None for slot in outputs):
             site = site._replace(out_avals=tuple(jax.typeof(y) for y in tracers))
             leaves, tree = jax.tree.flatten(residuals)
             kept = tuple(self.keep(leaf) for leaf in leaves)
             self.entries.append(Entry(rule, site, params, inputs, outputs, kept, tree))
         return tracers if primitive.multiple_results else tracers[0]
+
+    def note_rerun(self, primitive, params, xs, run, ys, residuals=()):
+        """Notes that an operation may be run again, `run(*xs) -> ys and residuals`, if that is cheap. Where Python sees the
+        values nothing is, since nothing is staged in which it could wait for the backward pass."""
+        if not any(map(_is_staged, xs)):
+            return
+        if self.rules.is_cheap(primitive, self.programs_in(params, run, xs)):
+            gives = tuple(map(self.keep, _outcome(ys, residuals)))
+            self.reruns.append(Rerun(run, tuple(map(self.keep, xs)), gives))
+
+    def programs_in(self, params, run, xs):
+        """What an operation consists of. A function with its own jvp is not staged yet."""
+        if "fun" in params:
+            yield jax.make_jaxpr(run)(*xs).jaxpr
+        yield from jaxprs_in_params(params)
 
     def apply_to_references(self, primitive: Primitive, args, bind_params: dict[str, Any]):
         """An operation on mutable references is a pure function of what is in them, which gives what is in them next."""
@@ -201,13 +222,13 @@ class Record(jax.core.Trace):
             references[key].contents = x
         return jax.tree.unflatten(form[0], outputs[len(references) :])
 
-    def finish(self) -> tuple[tuple[Entry, ...], list[jax.Array]]:
+    def finish(self) -> tuple[tuple[Entry, ...], tuple[Rerun, ...], list[jax.Array]]:
         """The record and its arrays, which are let go of: what JAX caches of a function traced meanwhile (a jit in it)
         may hold this trace for as long as the program runs."""
-        entries, arrays = tuple(self.entries), self.arrays
+        entries, reruns, arrays = tuple(self.entries), tuple(self.reruns), self.arrays
         self.invalidate()
-        self.parent, self.entries, self.arrays, self.index_of = None, [], [], {}
-        return entries, arrays
+        self.parent, self.entries, self.reruns, self.arrays, self.index_of = None, [], [], [], {}
+        return entries, reruns, arrays
 
     def is_stopped(self, y: Any) -> bool:
         return isinstance(y, Stopped) or not is_inexact(jax.typeof(y))
@@ -263,10 +284,13 @@ class Differentiate(NamedTuple):
 
     rules: Rulebook
 
-    def __call__(self, fun: Callable[..., Sequence], needs: Sequence[bool], *xs) -> tuple[list, Pullback]:
+    def __call__(
+        self, fun: Callable[..., Sequence], needs: Sequence[bool], *xs, held: Sequence[bool] = ()
+    ) -> tuple[list, Pullback]:
         """ys, pullback of the flat function `fun` at `xs`, for the inputs where `needs` says so.
 
-        A y that no cotangent can flow back from comes as `Stopped`."""
+        A y that no cotangent can flow back from comes as `Stopped`. `held` says which of the xs, and then of the ys, are
+        kept anyway, so that to keep them for the pullback costs nothing."""
         with take_current_trace() as parent:
             trace = Record(parent, self.rules)
             inputs = [trace.new_tracer(x) for x in xs]
@@ -275,8 +299,11 @@ class Differentiate(NamedTuple):
                 outputs = fun(*inputs)
             ys = [trace.lower(y) if trace.slot(y) is not None else Stopped(y) for y in outputs]
             slots = tuple(trace.slot(y) for y in outputs)
-            entries, arrays = trace.finish()
-        return ys, _prune(Tape(entries, tuple(needs), slots), arrays)
+            free = {trace.index_of.get(id(value(z))) for z, is_held in zip([*xs, *ys], held, strict=False) if is_held}
+            entries, reruns, arrays = trace.finish()
+        tape = Tape(_live(entries, slots), tuple(needs), slots, (), reruns)
+        kept = cheapest(tape.wanted(), reruns, lambda k: 0 if k in free else _bytes(arrays[k]))
+        return ys, _keeping(tape, dict(enumerate(arrays)), kept)
 
     def with_rules(self, rules: Mapping[Primitive, Rule]) -> Differentiate:
         """The same with some rules replaced."""
@@ -296,6 +323,7 @@ class Pullback:
 
     def __call__(self, *y_bars):
         tape = self.tape
+        recall = Recall(dict(zip(tape.kept, self.residuals, strict=True)), tape.reruns)
         bars: dict[int, Any] = {}
         for slot, y_bar in zip(tape.outputs, y_bars, strict=True):
             _accumulate(bars, slot, y_bar)
@@ -303,8 +331,8 @@ class Pullback:
             entry_bars = [None if slot is None else bars.pop(slot, None) for slot in entry.outputs]
             if all(bar is None for bar in entry_bars):
                 continue
-            kept = [k.value if isinstance(k, Constant) else self.residuals[k] for k in entry.residuals]
             with source_info_util.user_context(entry.site.source.traceback, name_stack=entry.site.source.name_stack):
+                kept = [recall(k, entry_bars) for k in entry.residuals]
                 residuals = jax.tree.unflatten(entry.residuals_tree, kept)
                 x_bars = entry.rule.bwd(entry.site, residuals, *entry_bars, **entry.params)
                 for slot, x_bar in zip(entry.inputs, _checked(entry, x_bars), strict=True):
@@ -366,18 +394,28 @@ def _checked(entry: Entry, x_bars: Sequence[Any]) -> list[Any]:
 
 def _prune(tape: Tape, arrays: Sequence[Any]) -> Pullback:
     """Drops the entries from which no output is reached, and the residuals that only they would read."""
-    live, entries = set(tape.outputs) - {None}, []
-    for entry in reversed(tape.entries):
+    known = dict(zip(tape.kept, arrays, strict=True))
+    return _keeping(tape._replace(entries=_live(tape.entries, tape.outputs)), known, {*known})
+
+
+def _live(entries: Sequence[Entry], outputs: Sequence[Slot]) -> tuple[Entry, ...]:
+    """The entries from which an output is reached."""
+    live, chosen = set(outputs) - {None}, []
+    for entry in reversed(entries):
         if live.intersection(entry.outputs):
             live.update(slot for slot in entry.inputs if slot is not None)
-            entries.append(_prune_inner(entry, live))
-    used = sorted({k for entry in entries for k in entry.residuals if not isinstance(k, Constant)})
-    new_index = {old: new for new, old in enumerate(used)}
-    entries = [
-        entry._replace(residuals=tuple(k if isinstance(k, Constant) else new_index[k] for k in entry.residuals))
-        for entry in reversed(entries)
-    ]
-    return Pullback(tape._replace(entries=tuple(entries)), [arrays[k] for k in used])
+            chosen.append(_prune_inner(entry, live))
+    return tuple(reversed(chosen))
+
+
+def _keeping(tape: Tape, known: Mapping[int, Any], kept: set[int]) -> Pullback:
+    """The pullback that keeps these values, as far as they are read, and computes the others again."""
+    origin = origins(tape.reruns)
+    read = behind(tape.wanted(), origin, kept)
+    again = {id(origin[k]) for k in read - kept}
+    used = tuple(sorted(read & kept))
+    reruns = tuple(rerun for rerun in tape.reruns if id(rerun) in again)
+    return Pullback(tape._replace(kept=used, reruns=reruns), [known[k] for k in used])
 
 
 def _prune_inner(entry: Entry, live: set[Slot]) -> Entry:
@@ -395,10 +433,23 @@ def _prune_inner(entry: Entry, live: set[Slot]) -> Entry:
     return entry._replace(residuals=tuple(leaves), residuals_tree=tree)
 
 
+def _is_staged(x: Any) -> bool:
+    return isinstance(x, jax.core.Tracer) and x.to_concrete_value() is None
+
+
+def _bytes(x: Any) -> int:
+    return x.size * getattr(x.dtype, "itemsize", 8)
+
+
 def _here() -> tuple[str, source_info_util.SourceInfo]:
     source = source_info_util.current()
     source = source.replace(name_stack=source_info_util.current_name_stack())
     return _compat.path(source), source
+
+
+def _outcome(ys: Any, residuals: Any) -> list:
+    """What a rule's fwd gives, flat."""
+    return [*map(value, _listed(ys)), *jax.tree.leaves(residuals)]
 
 
 def _listed(ys: Any) -> list:

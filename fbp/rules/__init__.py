@@ -4,6 +4,7 @@ from fbp.core import Rulebook
 from fbp.rules import (
     bounded,
     calls,
+    choices,
     collectives,
     convolutions,
     elementwise,
@@ -43,4 +44,4 @@ RULES = Rulebook(
     | shard_map.RULES
     | hijax.RULES,
     otherwise=foreign.borrowed,
-)
+).recomputing(choices.CHEAP)

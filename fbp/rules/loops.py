@@ -78,8 +78,16 @@ def _scan(vjp, jaxpr, needs, sizes, options):
         consts, init, xs = split(inputs, n_consts, n_carry)
         wanted, flows = carry_fixpoint(vjp, body, needs, jaxpr.in_avals, *sizes)
 
+        held = [
+            *[True] * n_consts,
+            *[False] * n_carry,
+            *[True] * len(xs),
+            *[False] * n_carry,
+            *[True] * (n_ys - n_carry),
+        ]
+
         def step(*inputs):
-            ys, pullback = vjp(body, wanted, *inputs)
+            ys, pullback = vjp(body, wanted, *inputs, held=held)
             ys = [value(y) for y in ys]
             consts, _, xs = split(inputs, n_consts, n_carry)
             return ys, carve(pullback, [*consts, *xs, *ys[n_carry:]])

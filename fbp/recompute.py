@@ -1,0 +1,153 @@
+"""What a backward pass keeps, and what it computes again: a minimum cut.
+
+Every value that a rule reads on the way back has to be there. Either it was kept, at the cost of its bytes, or the
+operation that gave it is run again, from values that have to be there in turn. In the graph of the program, with an edge
+from what an operation reads to what it gives, the values that are kept are thus a cut between what cannot be computed again
+and what is read; the best choice is the cheapest cut, and by the theorem of Ford & Fulkerson (1956) a maximum flow finds it.
+(So does the partitioner of PyTorch's AOTAutograd, He & Zou 2022.)
+
+    u = W x            kept: 4 bytes a number           read by: h, and the rule of gelu
+    h = gelu(u)        run again from u                 read by: the rule of V h, for V̄ = ȳ hᵀ
+    y = V h
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import breadth_first_order, maximum_flow
+
+
+class Constant(NamedTuple):
+    """A value that is part of the program, such as the 2.0 of `2.0 * x`: kept on the tape, not among the arrays."""
+
+    value: Any
+
+
+class Rerun(NamedTuple):
+    """An operation that may be run again: `run(*values)` gives what it left in the forward pass. Values have numbers."""
+
+    run: Callable[..., Sequence[Any]]
+    reads: tuple[int | Constant, ...]
+    gives: tuple[int | Constant, ...]
+
+
+def origins(reruns: Iterable[Rerun]) -> dict[int, Rerun]:
+    """For each value that can be computed again, how."""
+    found: dict[int, Rerun] = {}
+    for rerun in reruns:
+        for k in rerun.gives:
+            if not isinstance(k, Constant) and k not in rerun.reads:
+                found.setdefault(k, rerun)
+    return found
+
+
+def numbers(values: Iterable[int | Constant]) -> list[int]:
+    return [k for k in values if not isinstance(k, Constant)]
+
+
+def behind(wanted: Iterable[int], origin: Mapping[int, Rerun], kept: set[int]) -> set[int]:
+    """The wanted values and those from which they are computed again, back to the kept."""
+    found: set[int] = set()
+    pending = list(wanted)
+    while pending:
+        k = pending.pop()
+        if k not in found:
+            found.add(k)
+            if k not in kept and k in origin:
+                pending += numbers(origin[k].reads)
+    return found
+
+
+def cheapest(wanted: Iterable[int], reruns: Sequence[Rerun], size: Callable[[int], int]) -> set[int]:
+    """Which values to keep, so that all that are wanted can be had, in the fewest bytes. Of equally good choices, that
+    which runs the least again."""
+    wanted, origin = set(wanted), origins(reruns)
+    involved = behind(wanted, origin, set())
+    kept = {k for k in wanted if k not in origin}
+    places = {k: i for i, k in enumerate(involved - kept)}
+    if not places:
+        return kept
+    total = sum(map(size, places))
+    unit = max(1, total >> 28)  # the library counts in 32 bits
+    endless = total // unit + len(places) + 1
+    source, sink = 2 * len(places), 2 * len(places) + 1
+    edges: list[tuple[int, int, int]] = []
+    for k, i in places.items():  # value k is an edge from 2 i to 2 i + 1
+        edges.append((2 * i, 2 * i + 1, -(-size(k) // unit)))
+        if k in wanted:
+            edges.append((2 * i + 1, sink, endless))
+        if k not in origin:
+            edges.append((source, 2 * i, endless))
+        else:
+            edges += [(2 * places[r] + 1, 2 * i, endless) for r in {*numbers(origin[k].reads)} if r in places]
+    tails, heads, capacities = np.array(edges, np.int32).T
+    graph = csr_array((capacities, (tails, heads)), shape=(sink + 1, sink + 1))
+    spare = graph - maximum_flow(graph, source, sink).flow
+    spare.data[spare.data < 0] = 0
+    spare.eliminate_zeros()
+    from_sink = {*breadth_first_order(spare.T.tocsr(), sink, return_predecessors=False).tolist()}
+    return kept | {k for k, i in places.items() if 2 * i + 1 in from_sink and 2 * i not in from_sink}
+
+
+class Recall:
+    """The values of a forward pass by number: those that were kept, and the others as they are asked for."""
+
+    def __init__(self, kept: Mapping[int, Any], reruns: Sequence[Rerun]):
+        self.kept = kept
+        self.known = dict(kept)
+        self.origin = origins(reruns)
+        self.waiting: dict[int, Any] = {}
+
+    def __call__(self, k: int | Constant, bars: Sequence[Any]) -> Any:
+        """Value k, computed now, when these cotangents have come, if it was not kept."""
+        pending = [k]
+        while pending:
+            k = pending[-1]
+            if isinstance(k, Constant) or k in self.known:
+                pending.pop()
+                continue
+            rerun = self.origin[k]
+            missing = [r for r in numbers(rerun.reads) if r not in self.known]
+            if missing:
+                pending += missing
+                continue
+            xs = [self.read(r, bars) for r in rerun.reads]
+            given = zip(rerun.gives, rerun.run(*xs), strict=True)
+            self.known |= {k: x for k, x in given if not isinstance(k, Constant) and k not in self.known}
+        return self.value(k)
+
+    def value(self, k):
+        return k.value if isinstance(k, Constant) else self.known[k]
+
+    def read(self, k, bars):
+        """Value k to compute with again. If it was kept, not before the cotangents have come."""
+        if isinstance(k, Constant) or k not in self.kept:
+            return self.value(k)
+        if k not in self.waiting:
+            self.waiting[k] = after(self.known[k], bars)
+        return self.waiting[k]
+
+
+def after(x: Any, bars: Sequence[Any]) -> Any:
+    """x, as far as the compiler can tell not before the cotangents are known: else it would find what is computed from it to
+    be what the forward pass has computed already, and keep that."""
+    bar = next((bar for bar in bars if _is_real(bar)), None)
+    # Not for one of many cotangents, which are mapped over while x is not: what is computed of x is so for all of them.
+    if bar is None or not _is_real(x) or getattr(x, "_trace", None) is not getattr(bar, "_trace", None):
+        return x
+    if jax.default_backend() != "cpu" or not jax.typeof(bar).sharding.mesh.empty:
+        return lax.optimization_barrier((x, bar))[0]
+    # XLA drops the barriers of programs for CPUs. It does not see that this condition always holds.
+    first = lax.squeeze(lax.slice(bar, (0,) * bar.ndim, (1,) * bar.ndim), range(bar.ndim))
+    return lax.select_n((first == first) | (first != first), lax.full_like(x, 0), x)
+
+
+def _is_real(x: Any) -> bool:
+    return isinstance(x, jax.core.Tracer) and jnp.issubdtype(x.dtype, jnp.floating) and x.size > 0

@@ -1,0 +1,143 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from jax.extend.core import jaxprs_in_params
+
+import fbp
+from fbp.recompute import Constant, Rerun, cheapest
+
+KEEPING = fbp.RULES.recomputing([])
+W, V, X = (jax.random.normal(rng, (8, 8)) for rng in jax.random.split(jax.random.key(0), 3))
+
+
+def kept(fun, *xs, rules=fbp.RULES):
+    """What the pullback of a staged function keeps beside the function's inputs: shapes."""
+    leaves = []
+
+    def staged(*xs):
+        leaves.extend(jax.tree.leaves(fbp.vjp(fun, *xs, rules=rules)[1]))
+        return [leaf for leaf in leaves if not any(leaf is x for x in xs)]
+
+    return [leaf.shape for leaf in jax.eval_shape(staged, *xs)]
+
+
+def count(primitive, fun, *xs):
+    def inside(jaxpr):
+        here = sum(eqn.primitive is primitive for eqn in jaxpr.eqns)
+        return here + sum(inside(inner) for eqn in jaxpr.eqns for inner in jaxprs_in_params(eqn.params))
+
+    return inside(jax.make_jaxpr(fun)(*xs).jaxpr)
+
+
+def network(w, v, x):
+    """One number of four bytes is enough to have the four that the rules read: u = x W, tanh of it, gelu u, and the mask."""
+    return jnp.sum(jax.nn.relu(jax.nn.gelu(x @ w)) @ v)
+
+
+def test_of_elementwise_results_only_what_they_came_from_is_kept():
+    assert kept(network, W, V, X) == [(8, 8)]
+    assert len(kept(network, W, V, X, rules=KEEPING)) > 3
+    assert count(lax.tanh_p, fbp.grad(network), W, V, X) == 2
+    assert count(lax.tanh_p, fbp.grad(network, rules=KEEPING), W, V, X) == 1
+
+
+def test_products_and_sums_are_not_computed_again():
+    for primitive in (lax.dot_general_p, lax.reduce_sum_p):
+        assert count(primitive, fbp.grad(network), W, V, X) == count(
+            primitive, fbp.grad(network, rules=KEEPING), W, V, X
+        )
+
+
+@pytest.mark.parametrize("rules", [fbp.RULES, KEEPING], ids=["recomputing", "keeping"])
+def test_gradients_are_the_same(rules):
+    def deep(w, v, x):
+        for _ in range(3):
+            x = x + jax.nn.gelu(jax.nn.standardize(x) @ w) @ v
+        return jnp.sum(x * jnp.where(x > 0, x, jnp.exp(x)))
+
+    expected = jax.grad(deep, (0, 1, 2))(W, V, X)
+    for transform in (lambda f: f, jax.jit):
+        for a, b in zip(transform(fbp.grad(deep, (0, 1, 2), rules=rules))(W, V, X), expected, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * float(jnp.abs(b).max()))
+
+
+def test_transformed_gradients_are_the_same():
+    f = lambda w: network(w, V, X)
+    slope = lambda grad: jax.jit(grad(lambda w: jnp.sum(grad(f)(w) ** 2)))(W)
+    np.testing.assert_allclose(slope(fbp.grad), slope(jax.grad), rtol=1e-4, atol=1e-3)
+    both = jnp.stack([W, V])
+    np.testing.assert_allclose(
+        jax.jit(jax.vmap(fbp.grad(f)))(both), jax.jit(jax.vmap(jax.grad(f)))(both), rtol=1e-4, atol=1e-4
+    )
+    rows = lambda jacrev: jax.jit(jacrev(lambda w: jnp.tanh(jax.nn.gelu(X @ w) @ V)[0]))(W)
+    np.testing.assert_allclose(rows(fbp.jacrev), rows(jax.jacrev), rtol=1e-4, atol=1e-4)
+
+
+def test_what_is_computed_again_waits_for_the_cotangent():
+    """Else the compiler finds it to be what the forward pass computed, and keeps that."""
+    memory = {}
+    for rules in (fbp.RULES, KEEPING):
+
+        def deep(ws, x):
+            for w in ws:
+                x = x + jax.nn.gelu(x @ w) @ w.T
+            return jnp.sum(x)
+
+        ws, x = [jnp.ones((16, 64))] * 8, jnp.ones((512, 16))
+        memory[rules] = jax.jit(fbp.grad(deep, rules=rules)).lower(ws, x).compile().memory_analysis().temp_size_in_bytes
+    assert memory[fbp.RULES] < 0.7 * memory[KEEPING]
+
+
+def test_a_mapped_cotangent_does_not_map_what_is_computed_again():
+    def rows(w):
+        y, pullback = fbp.vjp(lambda w: jax.nn.gelu(X @ w) @ V, w)
+        return jax.vmap(pullback)(jnp.ones((5, *y.shape)))
+
+    tanhs = [eqn for eqn in jax.make_jaxpr(rows)(W).eqns if eqn.primitive is lax.tanh_p]
+    assert [eqn.outvars[0].aval.shape for eqn in tanhs] == [(8, 8)] * 2
+
+
+def test_values_that_python_sees_are_kept():
+    fun = lambda x: lax.exp(lax.neg(lax.tanh(x)))
+    assert len(jax.tree.leaves(fbp.vjp(fun, X)[1])) == 2  # tanh x and exp(-tanh x)
+    assert kept(fun, X) == []
+
+
+def test_a_replaced_rule_is_not_run_again():
+    runs = []
+
+    def forward(site, x, **params):
+        runs.append(x)
+        return lax.tanh(x), x
+
+    rule = fbp.Rule(forward, lambda site, x, g, **_: [g * lax.cos(x)])
+    rules = fbp.RULES | {lax.tanh_p: rule}
+    jax.make_jaxpr(fbp.grad(lambda w: jnp.sum(jax.nn.gelu(X @ w) @ V), rules=rules))(W)
+    assert len(runs) == 1
+
+
+def test_an_effect_inside_of_a_call_is_not_repeated(capfd):
+    @jax.jit
+    def printing(x):
+        jax.debug.print("once")
+        return x * x
+
+    jax.block_until_ready(jax.jit(fbp.grad(lambda w: jnp.sum(jnp.tanh(printing(X @ w)) @ V)))(W))
+    jax.effects_barrier()
+    assert capfd.readouterr().out == "once\n"
+
+
+def test_the_choice_is_the_cheapest():
+    def choose(wanted, sizes, *reruns):
+        return cheapest(wanted, [Rerun(lambda *xs: xs, *rerun) for rerun in reruns], sizes.__getitem__)
+
+    sizes = {0: 4, 1: 4, 2: 4, 3: 1, 4: 9}
+    assert choose({1, 2}, sizes, ((0,), (1,)), ((0,), (2,))) == {0}  # two results of one value
+    assert choose({1}, sizes, ((0,), (1,))) == {1}  # no gain: nothing is run again
+    assert choose({3}, sizes, ((0, 1), (3,))) == {3}  # a mask is smaller than what was compared
+    assert choose({4}, sizes, ((0, Constant(2.0)), (1,)), ((1, 3), (4,))) == {1, 3}
+    assert choose({1, 0}, sizes, ((0,), (1,))) == {0}  # what has to be kept anyway costs nothing more
+    assert choose({0}, sizes, ((0,), (0,))) == {0}  # an identity gives what it reads
+    assert choose(set(), sizes, ((0,), (1,))) == set()
