@@ -12,6 +12,7 @@ that is recorded.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ from jax.extend.core import Literal, Primitive, jaxprs_in_params, set_current_tr
 
 from fbp import _compat
 from fbp.core import Op, Rule, Rulebook, Site, Stopped, is_inexact, value
-from fbp.recompute import Constant, Recall, Rerun, behind, cheapest, numbers, origins
+from fbp.recompute import Constant, Recall, Replay, Rerun, behind, cheapest, numbers, origins
 
 Slot = int | None  # the place of a value on the tape; None for a value that wants no cotangent
 
@@ -163,19 +164,25 @@ class Record(jax.core.Trace):
                 site = Site(primitive, needs, avals, *_here(), Differentiate(self.rules))
                 raise MissingRule(site)
             if any(needs):
-                self.note_rerun(primitive, params, xs, lambda *xs: _listed(primitive.bind(*xs, **bind_params)), ys)
+                run = lambda *xs: _listed(primitive.bind(*xs, **bind_params))
+                self.note_rerun(primitive, jaxprs_in_params(params), xs, run, _listed(ys))
             return ys
 
         site = Site(primitive, needs, avals, *_here(), Differentiate(self.rules))
+        fwd = functools.partial(rule.fwd, site, **params)
         try:
             with set_current_trace(self.parent):
-                ys, residuals = rule.fwd(site, *xs, **params)
+                if "fun" in params and self.may_rerun(primitive, xs):  # a function with its own jvp, to be called once
+                    fwd = Replay(fwd, *xs)
+                ys, residuals = fwd(*xs)
         except MissingRule as error:  # in an inner function, whose path begins here
             raise error.inside(site) from None
         tracers = [y if self.is_stopped(y) else self.new_tracer(y) for y in _listed(ys)]
         outputs = tuple(self.slot(y) for y in tracers)
         tracers = [value(y) for y in tracers]
-        self.note_rerun(primitive, params, xs, lambda *xs: _outcome(*rule.fwd(site, *xs, **params)), ys, residuals)
+        if not isinstance(fwd, Replay) or not fwd.staged.consts:  # what it closes over is not among what it reads
+            inner = [fwd.staged.jaxpr] if isinstance(fwd, Replay) else jaxprs_in_params(params)
+            self.note_rerun(primitive, inner, xs, lambda *xs: _outcome(*fwd(*xs)), _outcome(ys, residuals))
         if any(slot is not None for slot in outputs):
             site = site._replace(out_avals=tuple(jax.typeof(y) for y in tracers))
             leaves, tree = jax.tree.flatten(residuals)
@@ -183,20 +190,14 @@ class Record(jax.core.Trace):
             self.entries.append(Entry(rule, site, params, inputs, outputs, kept, tree))
         return tracers if primitive.multiple_results else tracers[0]
 
-    def note_rerun(self, primitive, params, xs, run, ys, residuals=()):
-        """Notes that an operation may be run again, `run(*xs) -> ys and residuals`, if that is cheap. Where Python sees the
-        values nothing is, since nothing is staged in which it could wait for the backward pass."""
-        if not any(map(_is_staged, xs)):
-            return
-        if self.rules.is_cheap(primitive, self.programs_in(params, run, xs)):
-            gives = tuple(map(self.keep, _outcome(ys, residuals)))
-            self.reruns.append(Rerun(run, tuple(map(self.keep, xs)), gives))
+    def may_rerun(self, primitive, xs, inner=()) -> bool:
+        """Whether an operation, with these programs inside, is better run again than what it gives is kept. Not where Python
+        sees the values: nothing is staged there in which it could wait for the backward pass."""
+        return any(map(_is_staged, xs)) and self.rules.is_cheap(primitive, inner)
 
-    def programs_in(self, params, run, xs):
-        """What an operation consists of. A function with its own jvp is not staged yet."""
-        if "fun" in params:
-            yield jax.make_jaxpr(run)(*xs).jaxpr
-        yield from jaxprs_in_params(params)
+    def note_rerun(self, primitive, inner, xs, run, gives):
+        if self.may_rerun(primitive, xs, inner):
+            self.reruns.append(Rerun(run, tuple(map(self.keep, xs)), tuple(map(self.keep, gives))))
 
     def apply_to_references(self, primitive: Primitive, args, bind_params: dict[str, Any]):
         """An operation on mutable references is a pure function of what is in them, which gives what is in them next."""

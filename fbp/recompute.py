@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -36,6 +37,17 @@ class Rerun(NamedTuple):
     run: Callable[..., Sequence[Any]]
     reads: tuple[int | Constant, ...]
     gives: tuple[int | Constant, ...]
+
+
+class Replay:
+    """A function that may be called only once, as one that may be called again: staged when it is made."""
+
+    def __init__(self, fun: Callable, *xs: Any):
+        self.staged, result = jax.make_jaxpr(fun, return_shape=True)(*map(jax.typeof, xs))
+        self.tree = jax.tree.structure(result)
+
+    def __call__(self, *xs: Any) -> Any:
+        return jax.tree.unflatten(self.tree, jax.core.eval_jaxpr(self.staged.jaxpr, self.staged.consts, *xs))
 
 
 def origins(reruns: Iterable[Rerun]) -> dict[int, Rerun]:

@@ -141,3 +141,25 @@ def test_the_choice_is_the_cheapest():
     assert choose({1, 0}, sizes, ((0,), (1,))) == {0}  # what has to be kept anyway costs nothing more
     assert choose({0}, sizes, ((0,), (0,))) == {0}  # an identity gives what it reads
     assert choose(set(), sizes, ((0,), (1,))) == set()
+
+
+def test_a_function_with_its_own_jvp_is_run_again():
+    """jax.nn.relu is one; and may be called but once where it is mapped."""
+    fun = lambda x: jnp.sum(jax.nn.relu(x @ W) @ V)
+    assert kept(fun, X) == [(8, 8)]
+    assert len(kept(fun, X, rules=KEEPING)) == 2  # its mask, and relu(x W)
+    batch = jnp.stack([X, -X])
+    mapped = lambda grad: jax.jit(grad(lambda x: jnp.sum(jax.vmap(fun)(x))))(batch)
+    np.testing.assert_allclose(mapped(fbp.grad), mapped(jax.grad), rtol=1e-5, atol=1e-5)
+
+
+def test_what_a_function_with_its_own_jvp_closes_over_stays_where_it_is():
+    def scaled(x, scale):
+        fun = jax.custom_jvp(lambda x: x * scale)
+        fun.defjvp(lambda x, t: (x[0] * scale, t[0] * scale))
+        return fun(x)
+
+    loss = lambda x, scale: jnp.sum(scaled(x @ W, scale) @ V)
+    forward = jax.jit(lambda x, scale: fbp.vjp(lambda x: loss(x, scale), x))
+    _, pullback = forward(X, jnp.float32(3))
+    np.testing.assert_allclose(pullback(1.0)[0], jax.grad(loss)(X, 3.0), rtol=1e-4, atol=1e-4)
