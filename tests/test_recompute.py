@@ -145,9 +145,9 @@ def test_the_choice_is_the_cheapest():
 
 def test_a_function_with_its_own_jvp_is_run_again():
     """jax.nn.relu is one; and may be called but once where it is mapped."""
-    fun = lambda x: jnp.sum(jax.nn.relu(x @ W) @ V)
-    assert kept(fun, X) == [(8, 8)]
-    assert len(kept(fun, X, rules=KEEPING)) == 2  # its mask, and relu(x W)
+    fun = lambda x, w=W, v=V: jnp.sum(jax.nn.relu(x @ w) @ v)
+    assert kept(fun, X, W, V) == [(8, 8)]
+    assert len(kept(fun, X, W, V, rules=KEEPING)) == 2  # its mask, and relu(x W)
     batch = jnp.stack([X, -X])
     mapped = lambda grad: jax.jit(grad(lambda x: jnp.sum(jax.vmap(fun)(x))))(batch)
     np.testing.assert_allclose(mapped(fbp.grad), mapped(jax.grad), rtol=1e-5, atol=1e-5)
