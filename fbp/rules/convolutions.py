@@ -111,7 +111,7 @@ def xla_input_bar(conv: Convolution, g, w):
         w = split_axis(w, w_spec[0], groups, w_spec[1])
     x_bar = lax.conv_general_dilated(
         g,
-        lax.rev(w, w_spec[2:]),
+        lax.rev(lax.convert_element_type(w, g.dtype), w_spec[2:]),  # y may have been asked for in a wider dtype
         window_strides=conv.lhs_dilation,
         padding=list(zip(low, high, strict=True)),
         lhs_dilation=conv.window_strides,
@@ -137,7 +137,7 @@ def xla_kernel_bar(conv: Convolution, g, x):
     elif feature_group_count > 1:
         feature_group_count, batch_group_count = 1, feature_group_count
     return lax.conv_general_dilated(
-        x,
+        lax.convert_element_type(x, g.dtype),
         g,
         window_strides=conv.rhs_dilation,
         padding=list(zip(low, high, strict=True)),
@@ -380,6 +380,8 @@ def convolution(choose: Callable[[str, Convolution], str] = choices.convolution)
         return y, (x if site.needs[1] else None, w if site.needs[0] else None)
 
     def backward(site, residuals, g, **params):
+        if not g.size:  # a kernel that nowhere fits: XLA has no window of size 0
+            return [None, None]
         conv, (x, w) = Convolution(*site.avals, **params), residuals
         x_bar = _apply(INPUT_BAR, choose("input_bar", conv), conv, (g, 2), (w, 1), 0) if site.needs[0] else None
         w_bar = _apply(KERNEL_BAR, choose("kernel_bar", conv), conv, (g, 2), (x, 0), 1) if site.needs[1] else None
