@@ -257,7 +257,7 @@ def _kernel(conv: Convolution, w):
 
 def depthwise_forward(conv: Convolution, x, w):
     """y_i = Σ_k w_k x_{i+k}, one shifted product after the other, in one pass over the memory."""
-    w = _matrix(conv, w).reshape(-1, conv.w.shape[conv.dimension_numbers.rhs_spec[0]])
+    w = _of_channels(conv, w)
     x = lax.pad(_repeated(x, conv.y), lax.full((), 0, x.dtype), _padding_config(conv))
     found = (lax.slice(x, *places, _strides(conv)) for places in _taps(conv, conv.y.shape))
     parts = [window * w_k for window, w_k in zip(found, w, strict=True)]
@@ -265,7 +265,7 @@ def depthwise_forward(conv: Convolution, x, w):
 
 
 def depthwise_input_bar(conv: Convolution, g, w):
-    w = _matrix(conv, w).reshape(-1, g.shape[-1])
+    w = _of_channels(conv, w)
     config = _padding_config(conv)
     sizes = [lo + spread_size(n, i + 1) + hi for n, (lo, hi, i) in zip(conv.x.shape, config, strict=True)]
     padded_bar = None
@@ -290,6 +290,11 @@ def depthwise_kernel_bar(conv: Convolution, g, x):
 
     _, w_bars = lax.scan(of_one, None, (g, x))
     return _kernel(conv, jnp.sum(w_bars, 0)[:, None])
+
+
+def _of_channels(conv: Convolution, w):
+    """The kernel as [its elements, 1, ..., 1, channels out]: each to multiply what is [batch, *space, channels]."""
+    return _matrix(conv, w).reshape(-1, *[1] * (conv.x.ndim - 1), conv.w.shape[conv.dimension_numbers.rhs_spec[0]])
 
 
 def _of_each_tap(conv: Convolution, x, y, fun: Callable):
