@@ -133,7 +133,7 @@ def _masked(scores, group, extras, block: Block, options: Options, by_key: bool 
     if "mask" in extras:
         seen.append(ordered(block.of_scores(extras["mask"], group)))
     if options.is_causal:
-        causal = jnp.arange(block.start, block.end)[:, None] >= jnp.arange(block.seen)
+        causal = jnp.arange(block.start, block.end)[:, None] >= jnp.arange(block.seen)[None]
         seen.append(ordered(jnp.tile(causal, (group, 1))))
     if seen:  # the number that `jax.nn.dot_product_attention` has in the place of a masked score
         hidden = jnp.asarray(-0.7 * jnp.finfo(scores.dtype).max, scores.dtype)
@@ -179,15 +179,15 @@ def _reverse(q, k, v, extras, y, logsumexp, g, options, rows, bias_needed):
         q_rows, g_rows, k_seen, v_seen = block.of(q), block.of(g), k[: block.seen], v[: block.seen]
         scores = jnp.einsum("kd,qd->kq", k_seen, q_rows, preferred_element_type=dtype)
         scores, seen = _masked(scores, group, extras, block, options, by_key=True)
-        weights = jnp.exp(scores - block.of(logsumexp))
+        weights = jnp.exp(scores - block.of(logsumexp)[None])
         if seen is not None:  # of a query whose keys are all masked ℓ is a number so large that it is not exact
-            weights = jnp.where(jnp.any(seen, 0), weights, 1 / block.seen)
+            weights = jnp.where(jnp.any(seen, 0, keepdims=True), weights, 1 / block.seen)
         weight_bars = jnp.einsum("kv,qv->kq", v_seen, g_rows, preferred_element_type=dtype)
         kept_weights = weights
         if "rng" in extras:
             kept = _kept(scores.T.shape, dtype, extras, block, options).T
             weight_bars, kept_weights = kept * weight_bars, kept * weights
-        score_bar = weights * (weight_bars - block.of(dots))
+        score_bar = weights * (weight_bars - block.of(dots)[None])
         if seen is not None:
             score_bar = jnp.where(seen, score_bar, 0)
         if bias_needed:

@@ -98,7 +98,8 @@ def _losses(x, kernel, labels, bias, options):
 def _logits_bar(labels, where, logits, logsumexp, options):
     """S̄ of a chunk, but for L̄ / N."""
     scale = 1 + 2 * options.z_loss * logsumexp if options.z_loss else jnp.ones_like(logsumexp)
-    is_target = jnp.arange(logits.shape[-1]) == labels[:, None]
+    classes = jnp.arange(logits.shape[-1], dtype=jnp.int32)
+    is_target = classes[None] == labels[:, None].astype(jnp.int32)
     targets = jnp.where(is_target, 1 - options.label_smoothing, 0).astype(logits.dtype)
     if options.label_smoothing:
         targets += options.label_smoothing / logits.shape[-1]

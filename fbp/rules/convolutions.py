@@ -111,7 +111,7 @@ def xla_input_bar(conv: Convolution, g, w):
         w = split_axis(w, w_spec[0], groups, w_spec[1])
     x_bar = lax.conv_general_dilated(
         g,
-        lax.rev(w, w_spec[2:]),
+        lax.rev(lax.convert_element_type(w, g.dtype), w_spec[2:]),  # y may have been asked for in a wider dtype
         window_strides=conv.lhs_dilation,
         padding=list(zip(low, high, strict=True)),
         lhs_dilation=conv.window_strides,
@@ -137,7 +137,7 @@ def xla_kernel_bar(conv: Convolution, g, x):
     elif feature_group_count > 1:
         feature_group_count, batch_group_count = 1, feature_group_count
     return lax.conv_general_dilated(
-        x,
+        lax.convert_element_type(x, g.dtype),
         g,
         window_strides=conv.rhs_dilation,
         padding=list(zip(low, high, strict=True)),
@@ -257,7 +257,7 @@ def _kernel(conv: Convolution, w):
 
 def depthwise_forward(conv: Convolution, x, w):
     """y_i = Σ_k w_k x_{i+k}, one shifted product after the other, in one pass over the memory."""
-    w = _matrix(conv, w).reshape(-1, conv.w.shape[conv.dimension_numbers.rhs_spec[0]])
+    w = _of_channels(conv, w)
     x = lax.pad(_repeated(x, conv.y), lax.full((), 0, x.dtype), _padding_config(conv))
     found = (lax.slice(x, *places, _strides(conv)) for places in _taps(conv, conv.y.shape))
     parts = [window * w_k for window, w_k in zip(found, w, strict=True)]
@@ -265,7 +265,7 @@ def depthwise_forward(conv: Convolution, x, w):
 
 
 def depthwise_input_bar(conv: Convolution, g, w):
-    w = _matrix(conv, w).reshape(-1, g.shape[-1])
+    w = _of_channels(conv, w)
     config = _padding_config(conv)
     sizes = [lo + spread_size(n, i + 1) + hi for n, (lo, hi, i) in zip(conv.x.shape, config, strict=True)]
     padded_bar = None
@@ -290,6 +290,11 @@ def depthwise_kernel_bar(conv: Convolution, g, x):
 
     _, w_bars = lax.scan(of_one, None, (g, x))
     return _kernel(conv, jnp.sum(w_bars, 0)[:, None])
+
+
+def _of_channels(conv: Convolution, w):
+    """The kernel as [its elements, 1, ..., 1, channels out]: each to multiply what is [batch, *space, channels]."""
+    return _matrix(conv, w).reshape(-1, *[1] * (conv.x.ndim - 1), conv.w.shape[conv.dimension_numbers.rhs_spec[0]])
 
 
 def _of_each_tap(conv: Convolution, x, y, fun: Callable):
@@ -380,6 +385,8 @@ def convolution(choose: Callable[[str, Convolution], str] = choices.convolution)
         return y, (x if site.needs[1] else None, w if site.needs[0] else None)
 
     def backward(site, residuals, g, **params):
+        if not g.size:  # a kernel that nowhere fits: XLA has no window of size 0
+            return [None, None]
         conv, (x, w) = Convolution(*site.avals, **params), residuals
         x_bar = _apply(INPUT_BAR, choose("input_bar", conv), conv, (g, 2), (w, 1), 0) if site.needs[0] else None
         w_bar = _apply(KERNEL_BAR, choose("kernel_bar", conv), conv, (g, 2), (x, 0), 1) if site.needs[1] else None

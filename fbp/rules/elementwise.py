@@ -205,7 +205,7 @@ RULES = {
     p.reduce_precision_p: table(lambda g, *, exponent_bits, mantissa_bits:
                                 lax.reduce_precision(g, exponent_bits, mantissa_bits)),
     p.device_put_p: Rule(keep_nothing, _device_put_backward),
-    p.copy_p: identity,
+    p.copy_p: table(lambda g: p.copy_p.bind(g)),  # an array of its own: neither may be donated for the other
     p.name_p: identity,
     _compat.layout_constraint_p: table(lambda g, *, layout: _compat.layout_constraint_p.bind(g, layout=layout)),
     _compat.reshard_p: table(reshard_bar),

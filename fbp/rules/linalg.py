@@ -34,9 +34,15 @@ def H(x):
     return T(lax.conj(x)) if jnp.iscomplexobj(x) else T(x)
 
 
+def eye(n, x):
+    """The identity n × n, of as many axes as x, so that both may be added where JAX is told to raise at unequal ranks."""
+    return lax.expand_dims(jnp.eye(n, dtype=x.dtype), range(x.ndim - 2))
+
+
 def diagonal(x):
     """The matrix with these diagonal entries."""
-    return x[..., None] * jnp.eye(x.shape[-1], dtype=x.dtype)
+    column = x[..., None]
+    return column * eye(x.shape[-1], column)
 
 
 def entries(x):
@@ -60,8 +66,9 @@ def imaginary(x):
 
 def gaps_inverse(w):
     """F_ij = 1 / (w_j - w_i), and 0 on the diagonal."""
-    eye = jnp.eye(w.shape[-1], dtype=w.dtype)
-    return 1 / (w[..., None, :] - w[..., :, None] + eye) - eye
+    column = w[..., :, None]
+    ones = eye(w.shape[-1], column)
+    return 1 / (w[..., None, :] - column + ones) - ones
 
 
 # ------------------------------------------------------------------------------------------------------ Cholesky
@@ -133,9 +140,10 @@ def _lu_backward(site, residuals, g, *_, **__):
     m, n = lu.shape[-2:]
     k = min(m, n)
     no_batch = [(0, 0)] * (lu.ndim - 2)
-    lower = jnp.tril(jnp.pad(lu[..., :k], [*no_batch, (0, 0), (0, m - k)]), -1) + jnp.eye(m, dtype=lu.dtype)
+    lower = jnp.tril(jnp.pad(lu[..., :k], [*no_batch, (0, 0), (0, m - k)]), -1) + eye(m, lu)
     beyond = (jnp.arange(n) >= k).astype(lu.dtype)
-    upper = jnp.triu(jnp.pad(lu[..., :k, :], [*no_batch, (0, n - k), (0, 0)])) + diagonal(beyond)
+    ones = lax.expand_dims(diagonal(beyond), range(lu.ndim - 2))
+    upper = jnp.triu(jnp.pad(lu[..., :k, :], [*no_batch, (0, n - k), (0, 0)])) + ones
     inner = jnp.tril(matmul(T(lower), g), -1) + jnp.triu(matmul(g, T(upper)))
     left = triangular_solve(lower, inner, left_side=True, lower=True, transpose_a=True, unit_diagonal=True)
     bar = triangular_solve(upper, left, left_side=False, lower=False, transpose_a=True)
@@ -176,7 +184,7 @@ def _full_qr_tangent(q, r, x_dot):
     omega = jnp.tril(w, -1) - H(jnp.tril(w, -1)) + diagonal(imaginary(entries(w)))
     first_dot, square_dot = matmul(first, omega - w) + z, matmul(w - omega, square)
     top, bottom = first[..., :n, :], first[..., n:, :]
-    ratio = H(jnp.linalg.solve(H(top - jnp.eye(n, dtype=q.dtype)), H(bottom)))
+    ratio = H(jnp.linalg.solve(H(top - eye(n, top)), H(bottom)))
     change = first_dot[..., n:, :] - matmul(ratio, first_dot[..., :n, :])
     rest_dot = matmul(first_dot, H(ratio)) - matmul(first + matmul(rest, ratio), H(change))
     nothing = jnp.zeros((*r.shape[:-2], m - n, n), r.dtype)

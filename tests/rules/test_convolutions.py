@@ -73,6 +73,27 @@ def test_what_is_added_up_in_another_dtype_is_left_to_xla():
     compare(grouped(3), x, w, {"xla"})
 
 
+@pytest.mark.parametrize("groups", [{}, {"feature_group_count": 3}, {"batch_group_count": 2}], ids=str)
+def test_the_result_may_be_of_a_wider_dtype_than_its_factors(groups):
+    channels = 3 // groups.get("feature_group_count", 1)
+    x, w = normal(2, 4, 4, 3).astype(jnp.bfloat16), normal(3, 3, channels, 6).astype(jnp.bfloat16)
+    fun = lambda x, w: lax.conv_general_dilated(
+        x, w, (1, 1), "SAME", dimension_numbers=CHANNELS_LAST, preferred_element_type=jnp.float32, **groups
+    )
+    compare(fun, x, w, {"xla"})
+
+
+@pytest.mark.parametrize("groups, dilation", [(1, (1, 1)), (3, (1, 1)), (1, (3, 1))])
+def test_a_kernel_that_nowhere_fits_has_zeros_for_a_cotangent(groups, dilation):
+    x, w = normal(2, 3, 4, 3), normal(4 if dilation == (1, 1) else 2, 2, 3 // groups, 3)
+    fun = lambda x, w: lax.conv_general_dilated(x, w, (1, 1), "VALID", None, dilation, CHANNELS_LAST, groups)
+    y, pullback = fbp.vjp(fun, x, w)
+    assert y.size == 0
+    for bar, primal, theirs in zip(pullback(y), (x, w), jax.vjp(fun, x, w)[1](y), strict=True):
+        np.testing.assert_array_equal(bar, jnp.zeros_like(primal))
+        np.testing.assert_array_equal(bar, theirs)
+
+
 def test_an_algorithm_can_be_forced():
     x, w = normal(2, 5, 5, 4), normal(3, 3, 1, 4)
     rules = fbp.RULES | {lax.conv_general_dilated_p: convolution(lambda part, conv: "xla")}

@@ -26,6 +26,13 @@ def kept(fun, *xs):
 X = jnp.linspace(-2.0, 2.0, 5)
 
 
+def test_the_cotangent_of_a_copy_is_a_copy():
+    y, pullback = fbp.vjp(jnp.copy, X)
+    (x_bar,) = pullback(y)
+    assert x_bar.unsafe_buffer_pointer() != y.unsafe_buffer_pointer()
+    np.testing.assert_array_equal(x_bar, y)
+
+
 @pytest.mark.parametrize(
     "fun, x",
     [
