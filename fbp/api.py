@@ -288,11 +288,12 @@ def _one_hot_cotangents(y: Any) -> Any:
 
 
 def _rows(pullback: VJP, cotangents: Any, leaf: Any, xs: tuple) -> Any:
-    """∂leaf/∂x: [*leaf.shape, *x.shape], for each x of xs; zeros of its own dtype for an integer x, as in JAX."""
+    """∂leaf/∂x: [*leaf.shape, *x.shape], for each x of xs, weakly typed if x is; zeros of its own dtype for an integer x,
+    as in JAX."""
 
     def unflattened(row, x):
         row = jnp.zeros(row.shape, jnp.result_type(x)) if row.dtype == jax.dtypes.float0 else row
-        return row.reshape((*jnp.shape(leaf), *row.shape[1:]))
+        return _compat.typed_as(jax.typeof(x), row.reshape((*jnp.shape(leaf), *row.shape[1:])))
 
     return jax.tree.map(unflattened, jax.vmap(pullback)(cotangents), xs)
 

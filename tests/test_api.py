@@ -87,6 +87,14 @@ def test_jacobian_and_hessian_of_pytrees():
     assert_same(fbp.hessian(cube)(tree), jax.hessian(cube)(tree))
 
 
+def test_jacobians_are_weakly_typed_as_the_input_is():
+    for fun, x in (jnp.sin, 1.0), (jnp.sin, jnp.float32(1)), (jnp.sin, jnp.broadcast_to(1.0, 3)), (jnp.abs, 1 + 2j):
+        assert_same(fbp.jacrev(fun)(x), jax.jacrev(fun)(x))
+    assert_same(fbp.hessian(jnp.sin)(1.0), jax.hessian(jnp.sin)(1.0))
+    integers = lambda m: m.jacrev(lambda x, n: x * n, (0, 1), allow_int=True)(2.0, 3)
+    assert_same(integers(fbp), integers(jax))
+
+
 def test_transformations_compose():
     fun = lambda x: jnp.sum(jnp.tanh(x) * x**3)
     x = jnp.linspace(-1, 1, 3)
