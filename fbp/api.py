@@ -97,6 +97,9 @@ def vjp(fun: Callable, *primals, has_aux: bool = False, rules: Rulebook = RULES)
     leaves, tree = jax.tree.flatten(primals)
     xs = [_as_value(leaf, f"argument {keys}") for leaf, keys in zip(leaves, _key_paths(primals), strict=True)]
     avals = tuple(jax.typeof(x) for x in xs)
+    needs = [is_inexact(aval) for aval in avals]
+    # What is not differentiated comes to the function as it was given: an int is still one, in a `jit` too.
+    xs = [x if needed else leaf for x, needed, leaf in zip(xs, needs, leaves, strict=True)]
     out_tree = aux_tree = None
     n_out = 0
 
@@ -117,7 +120,7 @@ def vjp(fun: Callable, *primals, has_aux: bool = False, rules: Rulebook = RULES)
         aux_leaves, aux_tree = jax.tree.flatten(aux)
         return [*ys, *aux_leaves]
 
-    outputs, pullback = Differentiate(rules)(flat_fun, [is_inexact(aval) for aval in avals], *xs)
+    outputs, pullback = Differentiate(rules)(flat_fun, needs, *xs)
     outputs = [value(y) for y in outputs]
     ys, aux = outputs[:n_out], outputs[n_out:]
     pullback = pullback.only(slice(n_out))

@@ -68,6 +68,14 @@ def test_integers_have_float0_cotangents():
     assert_same(pullback(bar), pullback_(bar))
 
 
+def test_what_is_not_differentiated_comes_as_it_was_given():
+    total = lambda x, n, flag: sum(x * i for i in range(n)) if flag else jnp.sum(x[:n])
+    for flag in True, False:
+        ours, theirs = (jax.jit(lambda x, m=m, flag=flag: m.vjp(total, x, 2, flag)[1](1.0)[0]) for m in (fbp, jax))
+        x = jnp.float32(3) if flag else jnp.arange(3.0)
+        assert_same(ours(x), theirs(x))
+
+
 def test_complex_conventions():
     z = jnp.array([1 + 2j, -0.5j, 3.0])
     holomorphic = lambda z: jnp.sum(z * z * jnp.exp(z))
