@@ -27,16 +27,18 @@ class VJP:
 
     A pytree of its residuals; `jax.tree.leaves(pullback)` shows what the backward pass keeps."""
 
-    def __init__(self, pullback: Pullback, ins, outs):
+    def __init__(self, pullback: Pullback, ins, outs, name: str):
         self._pullback = pullback
         self._ins = ins  # (tree, avals) of the arguments
         self._outs = outs  # (tree, avals) of the output
+        self._name = name  # of the function
 
     def __call__(self, y_bar, *more):
         if more:
             raise TypeError(
-                f"the function returned by fbp.vjp was called with {1 + len(more)} arguments, but takes a single one: the "
-                "cotangent of the one value that the differentiated function returned, a tuple where that is a tuple."
+                f"The function returned by fbp.vjp applied to {self._name} was called with {1 + len(more)} arguments, but "
+                "takes a single one: the cotangent of the one value that the differentiated function returned, a tuple where "
+                "that is a tuple."
             )
         x_bars = self._pullback(*_check_cotangent(y_bar, *self._outs))
         in_tree, in_avals = self._ins
@@ -65,7 +67,7 @@ class VJP:
         return accumulate
 
     def tree_flatten(self):
-        return (self._pullback,), (self._ins, self._outs)
+        return (self._pullback,), (self._ins, self._outs, self._name)
 
     @classmethod
     def tree_unflatten(cls, aux, children):
@@ -125,7 +127,7 @@ def vjp(fun: Callable, *primals, has_aux: bool = False, rules: Rulebook = RULES)
     ys, aux = outputs[:n_out], outputs[n_out:]
     pullback = pullback.only(slice(n_out))
     y = jax.tree.unflatten(out_tree, ys)
-    result = VJP(pullback, (tree, avals), (out_tree, tuple(jax.typeof(y) for y in ys)))
+    result = VJP(pullback, (tree, avals), (out_tree, tuple(jax.typeof(y) for y in ys)), _name(fun))
     return (y, result, jax.tree.unflatten(aux_tree, aux)) if has_aux else (y, result)
 
 
@@ -270,11 +272,15 @@ def _named_after(fun: Callable, what: str, argnums: Any) -> Callable[[Callable],
 
     def name(derivative: Callable) -> Callable:
         derivative = functools.wraps(fun, assigned=("__module__", "__name__", "__qualname__"))(derivative)
-        of = getattr(fun, "__name__", repr(fun))
+        of = _name(fun)
         derivative.__doc__ = f"{what} of {of} with respect to positional argument(s) {argnums}. Takes what {of} takes."
         return derivative
 
     return name
+
+
+def _name(fun: Callable) -> str:
+    return getattr(fun, "__name__", repr(fun))
 
 
 def _one_hot_cotangents(y: Any) -> Any:
