@@ -66,6 +66,11 @@ def has_own_vjp(prim: Any) -> bool:
     return type(prim).vjp_fwd not in derived
 
 
+def typed_as(aval: Any, x: Any) -> Any:
+    """x in the dtype of a type, and weakly typed if that is."""
+    return lax_internal._convert_element_type(x, aval.dtype, aval.weak_type)
+
+
 def with_tangent(x: Any) -> Any:
     """x as a value of JAX's forward mode that has a tangent."""
     return JVPTracer(None, x, x)

@@ -27,16 +27,18 @@ class VJP:
 
     A pytree of its residuals; `jax.tree.leaves(pullback)` shows what the backward pass keeps."""
 
-    def __init__(self, pullback: Pullback, ins, outs):
+    def __init__(self, pullback: Pullback, ins, outs, name: str):
         self._pullback = pullback
         self._ins = ins  # (tree, avals) of the arguments
         self._outs = outs  # (tree, avals) of the output
+        self._name = name  # of the function
 
     def __call__(self, y_bar, *more):
         if more:
             raise TypeError(
-                f"the function returned by fbp.vjp was called with {1 + len(more)} arguments, but takes a single one: the "
-                "cotangent of the one value that the differentiated function returned, a tuple where that is a tuple."
+                f"The function returned by fbp.vjp applied to {self._name} was called with {1 + len(more)} arguments, but "
+                "takes a single one: the cotangent of the one value that the differentiated function returned, a tuple where "
+                "that is a tuple."
             )
         x_bars = self._pullback(*_check_cotangent(y_bar, *self._outs))
         in_tree, in_avals = self._ins
@@ -65,7 +67,7 @@ class VJP:
         return accumulate
 
     def tree_flatten(self):
-        return (self._pullback,), (self._ins, self._outs)
+        return (self._pullback,), (self._ins, self._outs, self._name)
 
     @classmethod
     def tree_unflatten(cls, aux, children):
@@ -97,6 +99,9 @@ def vjp(fun: Callable, *primals, has_aux: bool = False, rules: Rulebook = RULES)
     leaves, tree = jax.tree.flatten(primals)
     xs = [_as_value(leaf, f"argument {keys}") for leaf, keys in zip(leaves, _key_paths(primals), strict=True)]
     avals = tuple(jax.typeof(x) for x in xs)
+    needs = [is_inexact(aval) for aval in avals]
+    # What is not differentiated comes to the function as it was given: an int is still one, in a `jit` too.
+    xs = [x if needed else leaf for x, needed, leaf in zip(xs, needs, leaves, strict=True)]
     out_tree = aux_tree = None
     n_out = 0
 
@@ -117,13 +122,12 @@ def vjp(fun: Callable, *primals, has_aux: bool = False, rules: Rulebook = RULES)
         aux_leaves, aux_tree = jax.tree.flatten(aux)
         return [*ys, *aux_leaves]
 
-    needs = [is_inexact(aval) for aval in avals]
     outputs, pullback = Differentiate(rules)(flat_fun, needs, *xs, held=[True] * len(xs))
     outputs = [value(y) for y in outputs]
     ys, aux = outputs[:n_out], outputs[n_out:]
     pullback = pullback.only(slice(n_out))
     y = jax.tree.unflatten(out_tree, ys)
-    result = VJP(pullback, (tree, avals), (out_tree, tuple(jax.typeof(y) for y in ys)))
+    result = VJP(pullback, (tree, avals), (out_tree, tuple(jax.typeof(y) for y in ys)), _name(fun))
     return (y, result, jax.tree.unflatten(aux_tree, aux)) if has_aux else (y, result)
 
 
@@ -268,11 +272,15 @@ def _named_after(fun: Callable, what: str, argnums: Any) -> Callable[[Callable],
 
     def name(derivative: Callable) -> Callable:
         derivative = functools.wraps(fun, assigned=("__module__", "__name__", "__qualname__"))(derivative)
-        of = getattr(fun, "__name__", repr(fun))
+        of = _name(fun)
         derivative.__doc__ = f"{what} of {of} with respect to positional argument(s) {argnums}. Takes what {of} takes."
         return derivative
 
     return name
+
+
+def _name(fun: Callable) -> str:
+    return getattr(fun, "__name__", repr(fun))
 
 
 def _one_hot_cotangents(y: Any) -> Any:
@@ -289,11 +297,12 @@ def _one_hot_cotangents(y: Any) -> Any:
 
 
 def _rows(pullback: VJP, cotangents: Any, leaf: Any, xs: tuple) -> Any:
-    """∂leaf/∂x: [*leaf.shape, *x.shape], for each x of xs; zeros of its own dtype for an integer x, as in JAX."""
+    """∂leaf/∂x: [*leaf.shape, *x.shape], for each x of xs, weakly typed if x is; zeros of its own dtype for an integer x,
+    as in JAX."""
 
     def unflattened(row, x):
         row = jnp.zeros(row.shape, jnp.result_type(x)) if row.dtype == jax.dtypes.float0 else row
-        return row.reshape((*jnp.shape(leaf), *row.shape[1:]))
+        return _compat.typed_as(jax.typeof(x), row.reshape((*jnp.shape(leaf), *row.shape[1:])))
 
     return jax.tree.map(unflattened, jax.vmap(pullback)(cotangents), xs)
 

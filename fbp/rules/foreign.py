@@ -46,7 +46,9 @@ def _forward(site, *xs, **params):
         return [*ys, *(zeros(dot.aval) if _compat.is_internal_zero(dot) else dot for dot in y_dots)]
 
     vjp = site.vjp.with_rules({site.primitive: Rule(_linear_forward, _linear_backward)})
-    outputs, pullback = vjp(tangent_map, site.needs, *map(zeros, site.avals))
+    # In the place of an input that is not differentiated stands itself: a token, say, has no tangent.
+    dots = [zeros(aval) if needed else x for x, needed, aval in zip(xs, site.needs, site.avals, strict=True)]
+    outputs, pullback = vjp(tangent_map, site.needs, *dots)
     ys, y_dots = split(outputs, len(outputs) // 2)
     ys = [y if isinstance(dot, Stopped) else value(y) for y, dot in zip(ys, y_dots, strict=True)]
     return ys, pullback.only(slice(len(ys), None))

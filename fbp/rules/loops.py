@@ -64,7 +64,8 @@ class Scanned:
 
 def _scan_forward(site, *xs, jaxpr, length, reverse, unroll, **params):
     sizes = _compat.scan_counts(params)
-    return _scan(site.vjp, jaxpr, site.needs, sizes, (length, reverse, unroll))(*xs)
+    ys, carved = _scan(site.vjp, jaxpr, site.needs, sizes, (length, reverse, unroll))(*xs)
+    return ys, refill(carved, [*xs, *map(value, ys)])
 
 
 @functools.lru_cache(maxsize=4096)
@@ -111,7 +112,8 @@ def _scan(vjp, jaxpr, needs, sizes, options):
         once = {i: x for i, x in [*enumerate(consts), *enumerate(fixed, first_fixed)] if i in read}
         stacked = {i: x for i, x in enumerate([*xs, *ys], n_consts) if i in read}
         residuals = Scanned(saved, once, stacked, carved.tree, sources, sizes, wanted, tuple(jaxpr.in_avals), options)
-        return [y if flow else Stopped(y) for y, flow in zip([*carry, *ys], flows, strict=True)], residuals
+        outputs = [y if flow else Stopped(y) for y, flow in zip([*carry, *ys], flows, strict=True)]
+        return outputs, carve(residuals, [*inputs, *carry, *ys])
 
     return jax.jit(scan)
 
@@ -216,7 +218,8 @@ class Branched:
 
 
 def _cond_forward(site, index, *xs, branches, **_):
-    return _cond(site.vjp, branches, site.needs[1:])(index, *xs)
+    ys, carved = _cond(site.vjp, branches, site.needs[1:])(index, *xs)
+    return ys, refill(carved, [index, *xs])
 
 
 @functools.lru_cache(maxsize=4096)
@@ -253,7 +256,7 @@ def _cond(vjp, branches, needs):
         known = {i: x for i, x in enumerate(xs) if i in read}
         how = tuple((c.tree, c.sources, tuple(p)) for c, p in zip(carvings, places, strict=True))
         branched = Branched(index, saved, known, how, tuple(branches[0].in_avals))
-        return [y if flow else Stopped(y) for y, flow in zip(ys, flows, strict=True)], branched
+        return [y if flow else Stopped(y) for y, flow in zip(ys, flows, strict=True)], carve(branched, [index, *xs])
 
     return jax.jit(cond)
 

@@ -54,6 +54,15 @@ def test_a_sparse_matrix():
         np.testing.assert_allclose(ours, theirs, rtol=1e-6)
 
 
+def test_an_input_that_has_no_tangents():
+    ordered_p = Primitive("ordered")
+    ordered_p.def_impl(lambda x, token: 2 * x)
+    ordered_p.def_abstract_eval(lambda x, token: x)
+    ad.defjvp(ordered_p, lambda dot, x, token: 2 * dot, None)
+    gradient = lambda grad: grad(lambda x: jnp.sum(ordered_p.bind(x, jax.lax.create_token()) ** 2))(X)
+    np.testing.assert_allclose(gradient(fbp.grad), gradient(jax.grad))
+
+
 def test_without_a_transpose_it_is_an_error():
     half_p = primitive("half", lambda x: x / 2)
     ad.defjvp(half_p, lambda dot, x: half_p.bind(dot))

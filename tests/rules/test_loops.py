@@ -77,6 +77,16 @@ def test_scan_keeps_what_is_invariant_once():
     assert (3,) in residual_shapes(fun, H, H, XS)
 
 
+def test_what_goes_in_or_comes_out_is_kept_itself_and_not_a_copy():
+    def is_kept(x, pullback):
+        return any(leaf is x for leaf in jax.tree.leaves(pullback))
+
+    (_, hs), pullback = fbp.vjp(lambda w, xs: rnn(w, H, xs), H, XS)
+    assert is_kept(H, pullback) and is_kept(XS, pullback) and is_kept(hs, pullback)
+    _, pullback = fbp.vjp(lambda x, w: lax.cond(x[0] > 0, jnp.dot, lambda x, w: x, x, w), H, W)
+    assert is_kept(H, pullback) and is_kept(W, pullback)
+
+
 def test_masks_that_do_not_change_are_not_stacked():
     def fun(h):
         mask = lambda: jnp.arange(3) < 2
