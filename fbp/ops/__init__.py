@@ -2,5 +2,6 @@
 
 from fbp.ops.attention import dot_product_attention
 from fbp.ops.losses import linear_cross_entropy
+from fbp.ops.normalization import batch_norm, group_norm, layer_norm, rms_norm
 
-__all__ = ["dot_product_attention", "linear_cross_entropy"]
+__all__ = ["batch_norm", "dot_product_attention", "group_norm", "layer_norm", "linear_cross_entropy", "rms_norm"]
