@@ -27,6 +27,11 @@ def dropped(q, k, v):
 IMAGE, FEATURES = normal(2, 5, 3, 4), normal(4)
 grouped = lambda x, *affine: ops.group_norm(x, 2, *affine)
 instances = lambda x, *affine: ops.group_norm(x, 4, *affine)
+STEPS = normal(4, 2, 3)
+
+
+def of_lstm(x, kernel, recurrent_kernel, bias, c, h):
+    return ops.lstm(x, kernel, recurrent_kernel, bias, (c, h))
 
 
 CASES = [
@@ -42,4 +47,8 @@ CASES = [
     Case("batch_norm", ops.batch_norm, (IMAGE, FEATURES, FEATURES), ulps=32, low=False),
     Case("group_norm", grouped, (IMAGE, FEATURES, FEATURES), ulps=32, low=False),
     Case("group_norm/instances", instances, (IMAGE, FEATURES, FEATURES), ulps=32, low=False),
+    Case("elman", functools.partial(ops.elman, unroll=2), (STEPS, normal(3, 4), normal(4, 4), FEATURES, normal(2, 4)), ulps=32, low=False),
+    Case("lstm", of_lstm, (STEPS, normal(3, 16), normal(4, 16), normal(16), normal(2, 4), normal(2, 4)), ulps=32, low=False),
+    Case("gru", functools.partial(ops.gru, reverse=True), (STEPS, normal(3, 12), normal(4, 12), normal(12), FEATURES, normal(2, 4)), ulps=32, low=False),
+    Case("gru/plain", ops.gru, (STEPS, normal(3, 12), normal(4, 12)), ulps=32, low=False),
 ]  # fmt: skip
