@@ -55,13 +55,13 @@ def residual_net(classes: int, widths: Sequence[int] = (16, 32, 64), blocks: int
     return sequential(*layers, global_avg_pool(), dense(classes))
 
 
-def transformer_block(num_heads: int, mlp_features: int, dropout_rate: float = 0.0) -> Layer:
+def transformer_block(num_heads: int, mlp_features: int, dropout_rate: float = 0.0, is_causal: bool = False) -> Layer:
     """x + attention(norm(x)), then x + mlp(norm(x)) (Xiong et al. 2020, the pre-LN variant). x, y: [batch, time, features].
 
-    apply takes mask=, as attention does.
+    apply takes mask=, as attention does. is_causal: no position sees one after it.
     """
     norms = layer_norm(), layer_norm()
-    attend = multi_head_dot_product_attention(num_heads, dropout_rate=dropout_rate)
+    attend = multi_head_dot_product_attention(num_heads, dropout_rate=dropout_rate, is_causal=is_causal)
 
     def feed_forward(features):
         return sequential(dense(mlp_features), gelu(), dense(features), dropout(dropout_rate))

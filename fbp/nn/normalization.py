@@ -9,7 +9,8 @@
 | instance_norm | space                            | example and feature   | Ulyanov et al. 2016, eq. 7      |
 | weight_norm   | the weights, not the activations | output feature        | Salimans & Kingma 2016, eq. 2   |
 
-Names, arguments and defaults are those of `flax.linen`. Statistics are computed in float32 at least.
+Names, arguments and defaults are those of `flax.linen`. Statistics are computed in float32 at least, and
+the gradient, but for the running statistics, in closed form (`fbp.ops`).
 """
 
 from __future__ import annotations
@@ -20,28 +21,12 @@ from jax import lax
 from jax.nn import initializers
 from jax.typing import DTypeLike
 
+from fbp import ops
 from fbp.nn.layer import Layer, widest
 
 
-def _moments(x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
-    """Mean and (biased) variance over some axes, which are kept with length one: Σ(x - mean)² / n."""
-    x = x.astype(widest(x, jnp.float32))
-    mean = jnp.mean(x, axes, keepdims=True)
-    return mean, jnp.mean(jnp.square(x - mean), axes, keepdims=True)
-
-
-def _normalize(x, mean, var, params, epsilon, dtype):
-    dtype = dtype or widest(x, params)
-    y = (x.astype(mean.dtype) - mean) * lax.rsqrt(var + jnp.asarray(epsilon, var.dtype))
-    return _affine(y, params).astype(dtype)
-
-
-def _affine(y, params):
-    if "scale" in params:
-        y = y * params["scale"].astype(y.dtype)
-    if "bias" in params:
-        y = y + params["bias"].astype(y.dtype)
-    return y
+def _options(x, params, epsilon, dtype):
+    return {"epsilon": epsilon, "dtype": dtype or widest(x, params)}
 
 
 def _init_affine(features, use_scale, use_bias, param_dtype, scale_init, bias_init):
@@ -83,11 +68,17 @@ def batch_norm(
 
     def apply(params, state, x, *, train=False, rng=None):
         if not train:
-            return _normalize(x, state["mean"], state["var"], params, epsilon, dtype), state
-        mean, var = _moments(x, tuple(range(x.ndim - 1)))
-        new = {"mean": mean.ravel(), "var": var.ravel()}
+            mean, var = state["mean"], state["var"]
+            y = (x.astype(mean.dtype) - mean) * lax.rsqrt(var + jnp.asarray(epsilon, var.dtype))
+            if use_scale:
+                y = y * params["scale"].astype(y.dtype)
+            if use_bias:
+                y = y + params["bias"].astype(y.dtype)
+            return y.astype(dtype or widest(x, params)), state
+        y, mean, var = ops.batch_norm(x, **params, **_options(x, params, epsilon, dtype))
+        new = {"mean": mean, "var": var}
         running = {k: (momentum * state[k] + (1 - momentum) * new[k]).astype(state[k].dtype) for k in state}
-        return _normalize(x, mean, var, params, epsilon, dtype), running
+        return y, running
 
     return Layer("batch_norm", _init_affine(statistics, use_scale, use_bias, param_dtype, scale_init, bias_init), apply)
 
@@ -104,7 +95,7 @@ def layer_norm(
     """Normalizes each example over its features. x, y: [..., features]."""
 
     def apply(params, state, x, *, train=False, rng=None):
-        return _normalize(x, *_moments(x, (-1,)), params, epsilon, dtype), state
+        return ops.layer_norm(x, **params, **_options(x, params, epsilon, dtype)), state
 
     return Layer("layer_norm", _init_affine(_stateless, use_scale, use_bias, param_dtype, scale_init, bias_init), apply)
 
@@ -119,9 +110,7 @@ def rms_norm(
     """y = x / sqrt(mean(x²) + ε) · scale, over the features. x, y: [..., features]."""
 
     def apply(params, state, x, *, train=False, rng=None):
-        wide = x.astype(widest(x, jnp.float32))
-        square = jnp.mean(jnp.square(wide), -1, keepdims=True)
-        return _normalize(x, jnp.zeros_like(square), square, params, epsilon, dtype), state
+        return ops.rms_norm(x, **params, **_options(x, params, epsilon, dtype)), state
 
     init = _init_affine(_stateless, use_scale, False, param_dtype, scale_init, initializers.zeros)
     return Layer("rms_norm", init, apply)
@@ -143,12 +132,7 @@ def group_norm(
     """
 
     def apply(params, state, x, *, train=False, rng=None):
-        if x.shape[-1] % num_groups:
-            raise ValueError(f"group_norm with num_groups={num_groups} cannot divide the {x.shape[-1]} features of x.")
-        grouped = x.reshape(*x.shape[:-1], num_groups, -1)
-        mean, var = _moments(grouped, (*range(1, x.ndim - 1), -1))
-        y = _normalize(grouped, mean, var, {}, epsilon, mean.dtype).reshape(x.shape)
-        return _affine(y, params).astype(dtype or widest(x, params)), state
+        return ops.group_norm(x, num_groups, **params, **_options(x, params, epsilon, dtype)), state
 
     return Layer("group_norm", _init_affine(_stateless, use_scale, use_bias, param_dtype, scale_init, bias_init), apply)
 
@@ -165,7 +149,7 @@ def instance_norm(
     """Normalizes each feature of each example over space. x, y: [batch, *spatial, features]."""
 
     def apply(params, state, x, *, train=False, rng=None):
-        return _normalize(x, *_moments(x, tuple(range(1, x.ndim - 1))), params, epsilon, dtype), state
+        return ops.group_norm(x, x.shape[-1], **params, **_options(x, params, epsilon, dtype)), state
 
     init = _init_affine(_stateless, use_scale, use_bias, param_dtype, scale_init, bias_init)
     return Layer("instance_norm", init, apply)

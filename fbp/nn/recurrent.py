@@ -14,6 +14,7 @@ from jax import lax
 from jax.nn import initializers
 from jax.typing import DTypeLike
 
+from fbp import ops
 from fbp.nn.layer import Layer, widest
 from fbp.nn.linear import dense
 
@@ -23,12 +24,15 @@ class Cell(NamedTuple):
 
     `init(rng, x) -> params`; `initialize_carry(params, x) -> carry`, zeros for a batch like x: [batch, inputs], in the
     dtype that is computed in; `apply(params, carry, x) -> (carry, y)`.
+    `over_time(params, carry, xs, reverse, unroll) -> (carry, ys)` is all steps of xs: [time, batch, inputs] as one operation
+    (see `fbp.ops.recurrent`), where there is one; without it, `apply` is run step by step.
     """
 
     name: str
     init: Callable[..., Any]
     initialize_carry: Callable[..., Any]
     apply: Callable[..., tuple[Any, jax.Array]]
+    over_time: Callable[..., tuple[Any, jax.Array]] | None = None
 
 
 class _Gates:
@@ -54,6 +58,22 @@ class _Gates:
     def zeros(self, params, x):
         return jnp.zeros((*x.shape[:-1], self.features), self.dtype or widest(x, params))
 
+    def joined(self, params, x, *names):
+        """The kernels, or biases, of gates ("ii/kernel") next to each other, in the dtype that is computed in."""
+        dtype = self.dtype or widest(x, params)
+        parts = [params[gate][kind] for gate, kind in (name.split("/") for name in names)]
+        return jnp.concatenate([p.astype(dtype) for p in parts], -1)
+
+    def over_time(self, operation, *names):
+        """`operation(x, *parameters, carry)` as the `over_time` of a cell, of the parameters that are `joined`."""
+
+        def run(params, carry, xs, reverse, unroll):
+            xs = xs.astype(self.dtype or widest(xs, params))
+            parameters = [self.joined(params, xs, *group) for group in names]
+            return operation(xs, *parameters, carry, reverse=reverse, unroll=unroll)
+
+        return run
+
     def __call__(self, name, params, z):
         layer = self.of_x.get(name) or self.of_h[name]
         return layer.apply(params[name], {}, z)[0]
@@ -76,7 +96,8 @@ def simple_cell(
         h = activation_fn(gate("i", params, x) + gate("h", params, h))
         return h, h
 
-    return Cell("simple_cell", gate.init, gate.zeros, apply)
+    over_time = gate.over_time(ops.elman, ["i/kernel"], ["h/kernel"], ["i/bias"])
+    return Cell("simple_cell", gate.init, gate.zeros, apply, over_time if activation_fn is jnp.tanh else None)
 
 
 def lstm_cell(
@@ -103,7 +124,12 @@ def lstm_cell(
         h = gate_fn(o) * activation_fn(c)
         return (c, h), h
 
-    return Cell("lstm_cell", gate.init, lambda params, x: (gate.zeros(params, x), gate.zeros(params, x)), apply)
+    over_time = gate.over_time(
+        ops.lstm, *([name % k for k in "ifgo"] for name in ("i%s/kernel", "h%s/kernel", "h%s/bias"))
+    )
+    is_standard = gate_fn is jax.nn.sigmoid and activation_fn is jnp.tanh
+    zeros = lambda params, x: (gate.zeros(params, x), gate.zeros(params, x))
+    return Cell("lstm_cell", gate.init, zeros, apply, over_time if is_standard else None)
 
 
 def gru_cell(
@@ -127,7 +153,10 @@ def gru_cell(
         h = (1 - z) * n + z * h
         return h, h
 
-    return Cell("gru_cell", gate.init, gate.zeros, apply)
+    names = [[name % k for k in "rzn"] for name in ("i%s/kernel", "h%s/kernel", "i%s/bias")]
+    over_time = gate.over_time(ops.gru, *names, ["hn/bias"])
+    is_standard = gate_fn is jax.nn.sigmoid and activation_fn is jnp.tanh
+    return Cell("gru_cell", gate.init, gate.zeros, apply, over_time if is_standard else None)
 
 
 def rnn(
@@ -159,9 +188,12 @@ def rnn(
         return {"cell": cell.init(rng, first(x))}, {}
 
     def apply(params, state, x, *, train=False, rng=None):
-        step = lambda carry, x: cell.apply(params["cell"], carry, x)
-        carry = cell.initialize_carry(params["cell"], first(x))
-        carry, ys = lax.scan(step, carry, jnp.moveaxis(x, time, 0), reverse=reverse, unroll=unroll)
+        carry, xs = cell.initialize_carry(params["cell"], first(x)), jnp.moveaxis(x, time, 0)
+        if cell.over_time is not None:
+            carry, ys = cell.over_time(params["cell"], carry, xs, reverse, unroll)
+        else:
+            step = lambda carry, x: cell.apply(params["cell"], carry, x)
+            carry, ys = lax.scan(step, carry, xs, reverse=reverse, unroll=unroll)
         ys = ys[::-1] if reverse and not keep_order else ys
         ys = jnp.moveaxis(ys, 0, time)
         return ((carry, ys) if return_carry else ys), state

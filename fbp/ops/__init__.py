@@ -2,5 +2,17 @@
 
 from fbp.ops.attention import dot_product_attention
 from fbp.ops.losses import linear_cross_entropy
+from fbp.ops.normalization import batch_norm, group_norm, layer_norm, rms_norm
+from fbp.ops.recurrent import elman, gru, lstm
 
-__all__ = ["dot_product_attention", "linear_cross_entropy"]
+__all__ = [
+    "batch_norm",
+    "dot_product_attention",
+    "elman",
+    "group_norm",
+    "gru",
+    "layer_norm",
+    "linear_cross_entropy",
+    "lstm",
+    "rms_norm",
+]

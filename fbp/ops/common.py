@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.extend import source_info_util
 
 from fbp.core import Rule, Site
@@ -40,7 +41,23 @@ def staged(fwd: Callable, bwd: Callable) -> Rule:
 
 def at_least_float32(dtype: Any) -> Any:
     """What sums of numbers of this type are added up in."""
-    return jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype
+    is_wide = jnp.issubdtype(dtype, jnp.inexact) and jnp.finfo(dtype).bits >= 32
+    return dtype if is_wide else jnp.float32
+
+
+def over_chunks(step: Callable, carry: Any, arrays: Any, chunk_size: int) -> tuple[Any, Any]:
+    """`lax.scan` of `step` over chunks of the first axis; the last one, if it is smaller, is taken by itself."""
+    n = len(jax.tree.leaves(arrays)[0])
+    whole = n // chunk_size * chunk_size
+    if n <= chunk_size:
+        return step(carry, arrays)
+    chunks = jax.tree.map(lambda x: x[:whole].reshape(whole // chunk_size, chunk_size, *x.shape[1:]), arrays)
+    carry, ys = lax.scan(step, carry, chunks)
+    ys = jax.tree.map(lambda y: y.reshape(whole, *y.shape[2:]), ys)
+    if whole < n:
+        carry, last = step(carry, jax.tree.map(lambda x: x[whole:], arrays))
+        ys = jax.tree.map(lambda y, z: jnp.concatenate([y, z]), ys, last)
+    return carry, ys
 
 
 def _anywhere(site: Site) -> Site:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from fbp.core import op
-from fbp.ops.common import at_least_float32, staged
+from fbp.ops.common import at_least_float32, over_chunks, staged
 from fbp.rules import choices
 
 
@@ -106,19 +106,6 @@ def _logits_bar(labels, where, logits, logsumexp, options):
     return where[:, None].astype(logits.dtype) * (scale[:, None] * jnp.exp(logits - logsumexp[:, None]) - targets)
 
 
-def _over_chunks(step, carry, arrays, chunk_size):
-    """Scans `step` over chunks of examples; the last one, if it is smaller, is taken by itself."""
-    n = len(arrays[0])
-    whole = n // chunk_size * chunk_size
-    chunks = [x[:whole].reshape(-1, chunk_size, *x.shape[1:]) for x in arrays]
-    carry, ys = lax.scan(step, carry, chunks)
-    ys = jax.tree.map(lambda y: y.reshape(whole, *y.shape[2:]), ys)
-    if whole < n:
-        carry, last = step(carry, [x[whole:] for x in arrays])
-        ys = jax.tree.map(lambda y, z: jnp.concatenate([y, z]), ys, last)
-    return carry, ys
-
-
 def _forward(site, x, kernel, labels, where, *extras, options):
     bias = extras[0] if extras else None
     x_needed, kernel_needed, _, _, *rest = site.needs
@@ -139,7 +126,7 @@ def _forward(site, x, kernel, labels, where, *extras, options):
 
     zero = lambda shape: jnp.zeros(shape, dtype)
     carry = zero(()), zero(kernel.shape) if kernel_needed else None, zero(kernel.shape[1:]) if any(rest) else None
-    (total, *bars), x_bar = _over_chunks(step, carry, [x, labels, where], options.chunk_size)
+    (total, *bars), x_bar = over_chunks(step, carry, [x, labels, where], options.chunk_size)
     count = jnp.sum(where, dtype=dtype)
     return [total / count], (x_bar, *bars, count)
 
@@ -162,5 +149,5 @@ def _linear_cross_entropy(x, kernel, labels, where, *extras, options):
         x, labels, where = inputs
         return total + jnp.sum(_losses(x, kernel, labels, bias, options)[0], where=where), None
 
-    total, _ = _over_chunks(step, jnp.zeros((), dtype), [x, labels, where], options.chunk_size)
+    total, _ = over_chunks(step, jnp.zeros((), dtype), [x, labels, where], options.chunk_size)
     return total / jnp.sum(where, dtype=dtype)

@@ -74,3 +74,19 @@ def attention(group: int, queries: int, keys: int) -> tuple[int, int]:
 def logits(classes: int) -> int:
     """Examples whose logits are made at a time: about 16 MiB of them, but enough for a product of matrices."""
     return min(1024, max(256, (1 << 22) // max(1, classes)))
+
+
+def normalization(shape: tuple[int, ...], axes: tuple[int, ...]) -> int:
+    """How much of the first axis of x the backward pass of a normalization over `axes` takes at a time."""
+    # Rows by the cache-full: 0.5 to 0.8 of the time of all at once, and a third of it between two operations that XLA would
+    # compute again in each of its passes over x. Forward, and with space among the axes, it is slower or no faster.
+    if jax.default_backend() != "cpu" or axes != (1,) or len(shape) != 2:
+        return max(1, shape[0])
+    return max(1, CACHE // (4 * max(1, shape[1])))
+
+
+def projects_before_loop() -> bool:
+    """Whether x W of all steps of a recurrent net is one product before the loop."""
+    # On a CPU a step's own product is found in the cache, and the large one read again from memory: 1.3 of the time of the
+    # forward pass. Elsewhere a step is too small to fill the device.
+    return jax.default_backend() != "cpu"

@@ -3,6 +3,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+import fbp
 from fbp import nn
 from tests.nn.reference import assert_same_as_flax, normal
 
@@ -15,6 +16,26 @@ CAUSAL = nn.make_causal_mask(jnp.ones((2, 5)), bool)
 def test_multi_head_dot_product_attention(options, mask):
     ours = nn.multi_head_dot_product_attention(2, **options)
     assert_same_as_flax(ours, linen.MultiHeadDotProductAttention(2, **options), X, mask=mask)
+
+
+def test_causal_is_as_with_the_mask_that_says_so():
+    params, state = nn.multi_head_dot_product_attention(2).init(jax.random.key(0), X)
+    flat = jnp.asarray(X, jnp.float32)
+    for x in (flat, flat[:, None]):  # a second batch axis
+        causal, _ = nn.multi_head_dot_product_attention(2, is_causal=True).apply(params, state, x)
+        mask = nn.make_causal_mask(jnp.ones(x.shape[:-1]), bool)
+        masked, _ = nn.multi_head_dot_product_attention(2).apply(params, state, x, mask=mask)
+        assert jnp.allclose(causal, masked, atol=1e-6)
+
+
+@pytest.mark.parametrize("dropout_rate", [0.0, 0.5])
+def test_no_matrix_of_weights_is_kept(dropout_rate):
+    layer = nn.multi_head_dot_product_attention(2, dropout_rate=dropout_rate)
+    x = jax.ShapeDtypeStruct((1, 50, 6), jnp.float32)
+    params, _ = jax.eval_shape(layer.init, jax.random.key(0), x)
+    run = lambda p, x: layer.apply(p, {}, x, train=True, rng=jax.random.key(1))[0]
+    _, pullback = jax.eval_shape(lambda *args: fbp.vjp(run, *args), params, x)
+    assert max(leaf.size for leaf in jax.tree.leaves(pullback)) == 50 * 6
 
 
 def test_cross_attention():

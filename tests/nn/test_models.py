@@ -30,6 +30,13 @@ def test_transformer_block(mask):
     assert_same_as_flax(nn.transformer_block(2, 8), FlaxBlock(), normal(2, 5, 6), to_fbp=to_fbp, mask=mask)
 
 
+def test_a_causal_transformer_block_sees_nothing_after():
+    block, x = nn.transformer_block(2, 8, is_causal=True), jnp.asarray(normal(2, 5, 6), jnp.float32)
+    params, state = block.init(jax.random.key(0), x)
+    slope = fbp.grad(lambda x: jnp.sum(block.apply(params, state, x)[0][:, 2]))(x)
+    assert slope[:, :3].all() and not slope[:, 3:].any()
+
+
 @pytest.mark.parametrize(
     "layer",
     [nn.mlp((16, 3), rate=0.1), nn.conv_net(3, (4, 8), rate=0.1), nn.residual_net(3, (4, 8), blocks=2)],

@@ -24,6 +24,16 @@ def dropped(q, k, v):
     return attend(q, k, v, dropout_rate=0.3, dropout_rng=jax.random.key(0))
 
 
+IMAGE, FEATURES = normal(2, 5, 3, 4), normal(4)
+grouped = lambda x, *affine: ops.group_norm(x, 2, *affine)
+instances = lambda x, *affine: ops.group_norm(x, 4, *affine)
+STEPS = normal(4, 2, 3)
+
+
+def of_lstm(x, kernel, recurrent_kernel, bias, c, h):
+    return ops.lstm(x, kernel, recurrent_kernel, bias, (c, h))
+
+
 CASES = [
     Case("attention", attend, (normal(*QUERY), normal(2, 5, 4, 3), normal(2, 5, 4, 6)), ulps=32, low=False),
     Case("attention/causal", functools.partial(attend, is_causal=True), (normal(*QUERY), normal(*KEY), normal(*KEY)), ulps=32, low=False),
@@ -31,4 +41,14 @@ CASES = [
     Case("attention/dropout", dropped, (normal(*QUERY), normal(*KEY), normal(*KEY)), ulps=32, low=False, mapped=False),
     Case("linear_cross_entropy", loss, (normal(2, 5, 4), normal(4, 7), LABELS), ulps=32, low=False),
     Case("linear_cross_entropy/all", functools.partial(loss, label_smoothing=0.1, z_loss=0.01), (normal(2, 5, 4), normal(4, 7), LABELS, normal(7), fixed(SEEN[:, 0, :5, 0])), ulps=32, low=False),
+    Case("layer_norm", ops.layer_norm, (normal(3, 5, 4), FEATURES, FEATURES), ulps=32, low=False),
+    Case("layer_norm/plain", ops.layer_norm, (normal(5, 4),), ulps=32, low=False),
+    Case("rms_norm", ops.rms_norm, (normal(3, 5, 4), FEATURES), ulps=32, low=False),
+    Case("batch_norm", ops.batch_norm, (IMAGE, FEATURES, FEATURES), ulps=32, low=False),
+    Case("group_norm", grouped, (IMAGE, FEATURES, FEATURES), ulps=32, low=False),
+    Case("group_norm/instances", instances, (IMAGE, FEATURES, FEATURES), ulps=32, low=False),
+    Case("elman", functools.partial(ops.elman, unroll=2), (STEPS, normal(3, 4), normal(4, 4), FEATURES, normal(2, 4)), ulps=32, low=False),
+    Case("lstm", of_lstm, (STEPS, normal(3, 16), normal(4, 16), normal(16), normal(2, 4), normal(2, 4)), ulps=32, low=False),
+    Case("gru", functools.partial(ops.gru, reverse=True), (STEPS, normal(3, 12), normal(4, 12), normal(12), FEATURES, normal(2, 4)), ulps=32, low=False),
+    Case("gru/plain", ops.gru, (STEPS, normal(3, 12), normal(4, 12)), ulps=32, low=False),
 ]  # fmt: skip
