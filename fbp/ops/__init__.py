@@ -2,5 +2,6 @@
 
 from fbp.ops.attention import dot_product_attention
 from fbp.ops.losses import linear_cross_entropy
+from fbp.ops.stacks import reversible, stack
 
-__all__ = ["dot_product_attention", "linear_cross_entropy"]
+__all__ = ["dot_product_attention", "linear_cross_entropy", "reversible", "stack"]

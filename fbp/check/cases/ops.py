@@ -16,6 +16,19 @@ LABELS = integers(0, 7, 2, 5)
 loss = functools.partial(ops.linear_cross_entropy, chunk_size=4)
 
 
+WEIGHTS = normal(4, 3, 3)
+
+
+def stacked(w, b, x, **options):
+    """Blocks that share what they close over."""
+    return ops.stack(lambda w, x: x + jnp.tanh(x @ w + b), w, x, **options)
+
+
+def reversed_from_outputs(w, b, x):
+    half = lambda w, x: jnp.tanh(x @ w + b)
+    return ops.reversible(half, lambda w, x: half(w[::-1], x) * w[0], (w, w / 2), (x, 2 * x))
+
+
 def of_bias(q, k, v, bias):
     return attend(q, k, v, bias, jnp.asarray(SEEN))
 
@@ -31,4 +44,7 @@ CASES = [
     Case("attention/dropout", dropped, (normal(*QUERY), normal(*KEY), normal(*KEY)), ulps=32, low=False, mapped=False),
     Case("linear_cross_entropy", loss, (normal(2, 5, 4), normal(4, 7), LABELS), ulps=32, low=False),
     Case("linear_cross_entropy/all", functools.partial(loss, label_smoothing=0.1, z_loss=0.01), (normal(2, 5, 4), normal(4, 7), LABELS, normal(7), fixed(SEEN[:, 0, :5, 0])), ulps=32, low=False),
+    Case("stack", stacked, (WEIGHTS, normal(3), normal(2, 3)), ulps=32, low=False),
+    Case("stack/every second", functools.partial(stacked, keep_every=2), (WEIGHTS, normal(3), normal(2, 3)), ulps=32, low=False),
+    Case("reversible", reversed_from_outputs, (WEIGHTS, normal(3), normal(2, 3)), ulps=64, low=False),
 ]  # fmt: skip
