@@ -137,6 +137,37 @@ def ratio_bars(path: Path, ratios: Mapping[str, Mapping[str, float]], title: str
     _save(figure, path)
 
 
+def growth_curves(
+    path: Path, panels: Mapping[str, Mapping[str, Mapping[str, Mapping[int, float]]]], title: str
+) -> None:
+    """How quantities grow: a column of panels for each thing that is varied, a row for each quantity, a line for each
+    variant. On logarithmic axes, where a power is a straight line. `panels[varied][quantity][variant][size]`."""
+    quantities = list(next(iter(panels.values())))
+    variants = dict.fromkeys(v for rows in panels.values() for by_variant in rows.values() for v in by_variant)
+    looks = dict(
+        zip(variants, itertools.cycle(zip((GREY, YELLOW, PURPLE, GREEN, BLUE, ORANGE), "os^Dvx", strict=True)))
+    )
+    figure = _figure(1 + 3.2 * len(panels), 0.9 + 2.3 * len(quantities))
+    grid = figure.subplots(len(quantities), len(panels), sharex="col", squeeze=False)
+    for column, (varied, rows) in zip(grid.T, panels.items(), strict=True):
+        for axes, quantity in zip(column, quantities, strict=True):
+            for variant, curve in rows[quantity].items():
+                color, marker = looks[variant]
+                axes.plot(list(curve), list(curve.values()), color=color, marker=marker, markersize=4, label=variant)
+            axes.set(xscale="log", yscale="log")
+            axes.grid(alpha=0.3)
+        sizes = list(next(iter(rows[quantities[0]].values())))
+        column[-1].set_xticks(sizes, [str(size) for size in sizes])
+        column[-1].xaxis.set_minor_locator(NullLocator())
+        column[-1].set_xlabel(varied)
+    for axes, quantity in zip(grid[:, 0], quantities, strict=True):
+        axes.set_ylabel(quantity)
+    lines = {line.get_label(): line for axes in grid.flat for line in axes.get_lines()}
+    figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=len(lines), frameon=False)
+    figure.suptitle(title)
+    _save(figure, path)
+
+
 def _figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained", dpi=120)
 
