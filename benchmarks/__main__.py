@@ -138,12 +138,15 @@ def rows(name: str, result: Result) -> str:
         else:
             low, high = result.spread(variant)
             cells = [f"{result.ratio(variant):.2f}", f"{low:.2f}-{high:.2f}"]
-            ratios = [result.ratio(variant, quantity) for quantity in ("memory", "trace", "compile")]
-            cells += ["-" if math.isnan(ratio) else f"{ratio:.2f}" for ratio in ratios]
+            cells += [shown(result.ratio(variant, quantity)) for quantity in ("memory", "trace", "compile")]
         cells += [f"{measured.step / result.forward:.1f}"]
         cells += [f"{measured.difference:.0e}" if lines and measured.difference is not None else ""]
         lines.append(line("" if lines else name, variant, cells).rstrip())
     return "\n".join(lines)
+
+
+def shown(ratio: float) -> str:
+    return "-" if math.isnan(ratio) else f"{ratio:.2f}" if ratio >= 0.01 else f"{ratio:.1g}"
 
 
 def summary(part: str, results: dict[str, Result]) -> str:

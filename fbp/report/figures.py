@@ -122,13 +122,18 @@ def ratio_bars(path: Path, ratios: Mapping[str, Mapping[str, float]], title: str
         values = [by_case[name] for name in names]
         axes.barh(names, [v - 1 for v in values], left=1, color=[BLUE if v <= 1 else ORANGE for v in values])
         for i, v in enumerate(values):
-            axes.annotate(f"{v:.2f}", (v, i), (3 if v > 1 else -3, 0), textcoords="offset points", fontsize=7,
+            label = f"{v:.2f}" if v >= 0.01 else f"{v:.1g}"
+            axes.annotate(label, (v, i), (3 if v > 1 else -3, 0), textcoords="offset points", fontsize=7,
                           va="center", ha="left" if v > 1 else "right")  # fmt: skip
         axes.axvline(1, color="black", linewidth=0.8)
         axes.set_xscale("log")
         low, high = min(*values, 0.7), max(*values, 1.3)
-        axes.set_xlim(low / 2, high * 2)
-        ticks = [t for t in (0.01, 0.03, 0.1, 0.3, 1, 3, 10) if low / 2 <= t <= high * 2]
+        room = max(2, (high / low) ** 0.25)  # for the labels
+        axes.set_xlim(low / room, high * room)
+        decades = (1e-4, 1e-3, 0.01, 0.1, 1, 10, 100)
+        ticks = [
+            t for t in (decades if low < 0.01 else (0.01, 0.03, 0.1, 0.3, 1, 3, 10)) if low / room <= t <= high * room
+        ]
         axes.set_xticks(ticks, [f"{t:g}" for t in ticks], minor=False)
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_title(quantity, fontsize=10)
@@ -145,7 +150,7 @@ def growth_curves(
     quantities = list(next(iter(panels.values())))
     variants = dict.fromkeys(v for rows in panels.values() for by_variant in rows.values() for v in by_variant)
     looks = dict(
-        zip(variants, itertools.cycle(zip((GREY, YELLOW, PURPLE, GREEN, BLUE, ORANGE), "os^Dvx", strict=True)))
+        zip(variants, itertools.cycle(zip((ORANGE, YELLOW, GREY, BLUE, PURPLE, GREEN), "os^Dvx", strict=True)))
     )
     figure = _figure(1 + 3.2 * len(panels), 0.9 + 2.3 * len(quantities))
     grid = figure.subplots(len(quantities), len(panels), sharex="col", squeeze=False)
