@@ -94,10 +94,11 @@ def draw_growth(picture: pathlib.Path, numbers: pathlib.Path | None) -> int:
         task = progress.add_task("", total=sum(len(sizes) for sizes, _ in layers.GROWTH.values()))
         for what, (sizes, make) in layers.GROWTH.items():
             results[what] = {}
+            progress.console.print(f"{what}\n{line('', 'gradient', COLUMNS)}", highlight=False, soft_wrap=True)
             for size in sizes:
                 progress.update(task, description=f"{what}: {size}")
                 results[what][size] = measure(make(size), seconds=0.5, compiles=1, rounds=3)
-                progress.console.print(rows(f"{what}: {size}", results[what][size]), highlight=False, soft_wrap=True)
+                progress.console.print(rows(str(size), results[what][size]), highlight=False, soft_wrap=True)
                 progress.advance(task)
 
     def curves(by_size: dict[int, Result], field: str) -> dict[str, dict[int, float]]:

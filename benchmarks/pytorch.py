@@ -17,7 +17,7 @@ def step(name: str, batch: tuple) -> Callable[[Any], tuple[Any, Any]] | None:
     """The loss and gradient of the network of that name on this batch; None without PyTorch, or without such a network."""
     if importlib.util.find_spec("torch") is None:
         return None
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     networks = _networks()
     if name not in networks:
@@ -39,7 +39,7 @@ def step(name: str, batch: tuple) -> Callable[[Any], tuple[Any, Any]] | None:
 
 
 def _networks() -> dict[str, Callable[[], Any]]:
-    from torch import nn
+    from torch import nn  # pyright: ignore[reportMissingImports]
 
     class Residual(nn.Module):
         def __init__(self, *layers):

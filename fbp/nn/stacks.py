@@ -70,7 +70,8 @@ def reversible(f: Layer, g: Layer, depth: int) -> Layer:
 
         rngs = [None, None] if rng is None else jax.random.split(rng)
         both = (params["f"], _split(rngs[0], depth)), (params["g"], _split(rngs[1], depth))
-        y1, y2 = ops.reversible(half("f"), half("g"), both, tuple(jnp.split(x, 2, -1)), length=depth)
+        x1, x2 = jnp.split(x, 2, -1)
+        y1, y2 = ops.reversible(half("f"), half("g"), both, (x1, x2), length=depth)
         return jnp.concatenate([y1, y2], -1), state
 
     return Layer("reversible", init, apply)

@@ -57,25 +57,26 @@ def stack(block: Callable[[Any, T], T], params: Any, x: T, *, length: int | None
     >>> sorted({leaf.shape for leaf in jax.tree.leaves(pullback)})  # w, and the input of every block
     [(1000, 2, 8), (1000, 8, 8)]
     """
-    length = _length("stack", params, length)
-    if keep_every < 1 or length % keep_every:
-        raise ValueError(f"stack: keep_every={keep_every} does not divide the number of blocks, {length}.")
+    depth = _length("stack", params, length)
+    if keep_every < 1 or depth % keep_every:
+        raise ValueError(f"stack: keep_every={keep_every} does not divide the number of blocks, {depth}.")
     if keep_every > 1:
-        params = jax.tree.map(lambda p: jnp.reshape(p, (length // keep_every, keep_every, *p.shape[1:])), params)
-        length //= keep_every
+        depth //= keep_every
+        params = jax.tree.map(lambda p: jnp.reshape(p, (depth, keep_every, *p.shape[1:])), params)
         single = block
         block = lambda params, x: lax.scan(lambda x, p: (single(p, x), None), x, params, length=keep_every)[0]
-    params, param_tree = jax.tree.flatten(params)
-    x, tree = _strong(x)
+    leaves, param_tree = jax.tree.flatten(params)
+    xs, tree = _strong(x)
 
     def flat(*args):
-        inputs = jax.tree.unflatten(tree, args[len(params) :])
-        y = block(jax.tree.unflatten(param_tree, args[: len(params)]), inputs)
+        inputs = jax.tree.unflatten(tree, args[len(leaves) :])
+        y = block(jax.tree.unflatten(param_tree, args[: len(leaves)]), inputs)
         _check_type("stack: the block", y, inputs)
         return jax.tree.leaves(y)
 
-    staged, consts = stage(flat, *map(_of_one, params), *map(jax.typeof, x))
-    return jax.tree.unflatten(tree, _stack(*consts, *params, *x, block=staged, n_params=len(params), length=length))
+    staged, consts = stage(flat, *map(_of_one, leaves), *map(jax.typeof, xs))
+    ys = _stack(*consts, *leaves, *xs, block=staged, n_params=len(leaves), length=depth)
+    return jax.tree.unflatten(tree, ys)
 
 
 def _scan(block, n_consts, n_params, length, args):
@@ -135,7 +136,7 @@ def reversible(
     >>> sorted({leaf.shape for leaf in jax.tree.leaves(pullback)})  # w, and the last y
     [(2, 8), (1000, 8, 8)]
     """
-    length = _length("reversible", params, length)
+    depth = _length("reversible", params, length)
     (x1, x2), _ = _strong(x)
 
     def half(name, fun, params, x, like):
@@ -149,9 +150,10 @@ def reversible(
         staged, consts = stage(flat, *map(_of_one, params), jax.typeof(x))
         return Half(staged, len(params)), [*consts, *params]
 
-    f, of_f = half("f", f, params[0], x2, x1)
-    g, of_g = half("g", g, params[1], x1, x2)
-    return tuple(_reversible(*of_f, *of_g, x1, x2, halves=Halves(f, g, length)))
+    f_half, of_f = half("f", f, params[0], x2, x1)
+    g_half, of_g = half("g", g, params[1], x1, x2)
+    y1, y2 = _reversible(*of_f, *of_g, x1, x2, halves=Halves(f_half, g_half, depth))
+    return y1, y2
 
 
 class Half(NamedTuple):

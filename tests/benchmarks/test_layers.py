@@ -60,5 +60,5 @@ def test_growth_is_one_picture(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(layers, "GROWTH", {"classes": ((3, 5), lambda n: layers.linear_cross_entropy(n, 4, 4))})
     picture, numbers = tmp_path / "growth.png", tmp_path / "growth.json"
     assert bench.main(bench.Options(growth=picture, json=numbers)) == 0
-    assert picture.stat().st_size > 10_000 and "classes: 5" in capsys.readouterr().out
+    assert picture.stat().st_size > 10_000 and "\n5 " in capsys.readouterr().out
     assert np.isfinite(float(numbers.read_text().split('"forward": ')[1].split(",")[0]))
