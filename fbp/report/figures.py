@@ -11,7 +11,7 @@ import matplotlib
 import numpy as np
 from matplotlib import colors
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import LogLocator, NullLocator
 
 BLUE, ORANGE, GREEN, GREY, PURPLE, YELLOW = "#0072B2", "#D55E00", "#009E73", "#777777", "#CC79A7", "#E69F00"
 Path = str | pathlib.Path
@@ -160,6 +160,9 @@ def growth_curves(
                 color, marker = looks[variant]
                 axes.plot(list(curve), list(curve.values()), color=color, marker=marker, markersize=4, label=variant)
             axes.set(xscale="log", yscale="log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_locator(NullLocator())
             axes.grid(alpha=0.3)
         sizes = list(next(iter(rows[quantities[0]].values())))
         column[-1].set_xticks(sizes, [str(size) for size in sizes])
