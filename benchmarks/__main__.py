@@ -1,27 +1,29 @@
-"""Step time, memory and compile time of fbp.grad beside jax.grad, on unmodified programs.
+"""Step time, memory and compile time of fbp.grad beside jax.grad, measured in turn, in one process.
 
-Each case is one program under jax.grad, under jax.grad with jax.checkpoint where that is worth comparing, and under
-fbp.grad: measured in turn, in one process. Ratios are to jax.grad; below 1 is better. The multiple of the forward pass
-has a floor of about three.
+Two parts: "drop-in", unmodified programs, where only jax.grad becomes fbp.grad; and "fbp.nn", networks and operations
+written with fbp's layers, beside their Flax twins. Ratios are to the first line of each case; below 1 is better. The
+multiple of the forward pass has a floor of about three.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import pathlib
 import sys
-from collections.abc import Iterable
-from typing import Annotated
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any
 
 import jax
 import tyro
 from rich.progress import Progress
 
-import fbp
-from benchmarks import drop_in
-from benchmarks.measure import Program, Result, Step, geometric_mean, measure
+from benchmarks import drop_in, layers
+from benchmarks.measure import Program, Result, geometric_mean, measure
 from fbp.report import figures
+
+PARTS: dict[str, dict[str, Callable[[], Program]]] = {"drop-in": drop_in.CASES, "fbp.nn": layers.CASES}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,51 +31,89 @@ class Options:
     """Which cases, and how long to look at each."""
 
     cases: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """Names of cases; all, if none is given."""
+    """Names of parts (drop-in, fbp.nn) or of cases; all, if none is given."""
     quick: bool = False
     """A second for each variant and one compilation, instead of three seconds and the median of three compilations."""
     json: pathlib.Path | None = None
     """Write every number to this file."""
     picture: pathlib.Path | None = None
     """Draw the ratios, as bars, to this file."""
-
-
-def variants(program: Program) -> dict[str, Step]:
-    """The gradients of a program that are measured side by side; the first is the reference."""
-    steps: dict[str, Step] = {"jax.grad": jax.value_and_grad(program.loss)}
-    if program.checkpointed:
-        steps["jax.checkpoint"] = jax.value_and_grad(program.checkpointed)
-    return steps | {"fbp.grad": fbp.value_and_grad(program.loss)}
+    growth: pathlib.Path | None = None
+    """Measure, instead of cases, how time and memory grow with depth, length and vocabulary, and draw that to this file."""
 
 
 def main(options: Options) -> int:
-    names = options.cases or tuple(drop_in.CASES)
-    if unknown := set(names) - set(drop_in.CASES):
-        print(
-            f"There is no case {', '.join(sorted(unknown))}. The cases are {', '.join(drop_in.CASES)}.", file=sys.stderr
-        )
+    if options.growth:
+        return draw_growth(options.growth, options.json)
+    chosen = {
+        (part, name): make
+        for part, cases in PARTS.items()
+        for name, make in cases.items()
+        if not options.cases or {part, name} & {*options.cases}
+    }
+    if unknown := set(options.cases) - {name for key in chosen for name in key}:
+        known = "; ".join(f"{part}: {', '.join(cases)}" for part, cases in PARTS.items())
+        print(f"There is no case {', '.join(sorted(unknown))}. The cases are, by part, {known}.", file=sys.stderr)
         return 2
-    results: dict[str, Result] = {}
-    print(line("case", "gradient", COLUMNS))
+    results: dict[str, dict[str, Result]] = {}
     with Progress(transient=True) as progress:
-        task = progress.add_task("", total=len(names))
-        for name in names:
+        task = progress.add_task("", total=len(chosen))
+        for (part, name), make in chosen.items():
             progress.update(task, description=name)
-            program = drop_in.CASES[name]()
+            if part not in results:
+                results[part] = {}
+                progress.console.print(line(part, "gradient", COLUMNS), highlight=False, soft_wrap=True)
             seconds, compiles = (1.0, 1) if options.quick else (3.0, 3)
-            results[name] = measure(variants(program), program, seconds, compiles)
-            progress.console.print(rows(name, results[name]), highlight=False, soft_wrap=True)
+            results[part][name] = measure(make(), seconds, compiles)
+            progress.console.print(rows(name, results[part][name]), highlight=False, soft_wrap=True)
             progress.advance(task)
-    print(summary(results))
+    for part, of_part in results.items():
+        print(summary(part, of_part))
     if options.json:
-        options.json.write_text(json.dumps(record(results), indent=1) + "\n")
+        write(options.json, {part: record(of_part) for part, of_part in results.items()})
     if options.picture:
+        names = {(part, name): name if len(results) == 1 else f"{part}: {name}" for part, name in chosen}
         ratios = {
-            quantity: {name: result.ratio("fbp.grad", field) for name, result in results.items()}
+            quantity: {
+                names[p, n]: result.ratio("fbp.grad", field) for p in results for n, result in results[p].items()
+            }
             for quantity, field in QUANTITIES.items()
         }
         figures.ratio_bars(options.picture, ratios, "fbp.grad, relative to jax.grad (below 1 is better)")
         print(options.picture)
+    return 0
+
+
+GROWING = {"step time (s)": "step", "memory (MiB)": "memory", "compile time (s)": "compile"}
+
+
+def draw_growth(picture: pathlib.Path, numbers: pathlib.Path | None) -> int:
+    """The programs of `layers.GROWTH`, each at its sizes."""
+    results: dict[str, dict[int, Result]] = {}
+    with Progress(transient=True) as progress:
+        task = progress.add_task("", total=sum(len(sizes) for sizes, _ in layers.GROWTH.values()))
+        for what, (sizes, make) in layers.GROWTH.items():
+            results[what] = {}
+            progress.console.print(f"{what}\n{line('', 'gradient', COLUMNS)}", highlight=False, soft_wrap=True)
+            for size in sizes:
+                progress.update(task, description=f"{what}: {size}")
+                results[what][size] = measure(make(size), seconds=0.5, compiles=1, rounds=3)
+                progress.console.print(rows(str(size), results[what][size]), highlight=False, soft_wrap=True)
+                progress.advance(task)
+
+    def curves(by_size: dict[int, Result], field: str) -> dict[str, dict[int, float]]:
+        scale = 2**20 if field == "memory" else 1
+        variants = next(iter(by_size.values())).variants
+        return {v: {n: getattr(r.variants[v], field) / scale for n, r in by_size.items()} for v in variants}
+
+    panels = {
+        what: {quantity: curves(by_size, field) for quantity, field in GROWING.items()}
+        for what, by_size in results.items()
+    }
+    figures.growth_curves(picture, panels, "one gradient, as the program grows")
+    print(picture)
+    if numbers:
+        write(numbers, {what: record(by_size) for what, by_size in results.items()})
     return 0
 
 
@@ -84,7 +124,7 @@ COLUMNS = {"step": 9, "quartiles": 13, "memory": 11, "trace": 8, "compile": 9, "
 
 
 def line(case: str, variant: str, cells: Iterable[str]) -> str:
-    return f"{case:<21}{variant:<16}" + "".join(
+    return f"{case:<21}{variant:<20}" + "".join(
         f"{c:>{width}}" for c, width in zip(cells, COLUMNS.values(), strict=True)
     )
 
@@ -94,37 +134,49 @@ def rows(name: str, result: Result) -> str:
     lines = []
     for variant, measured in result.variants.items():
         if not lines:
-            cells = [f"{measured.step * 1e3:.1f} ms", "", f"{measured.memory / 2**20:.1f} MiB"]
-            cells += [f"{measured.trace:.2f} s", f"{measured.compile:.2f} s"]
+            cells = [f"{measured.step * 1e3:.1f} ms", "", f"{(measured.memory or 0) / 2**20:.1f} MiB"]
+            cells += [f"{measured.trace or 0:.2f} s", f"{measured.compile or 0:.2f} s"]
         else:
             low, high = result.spread(variant)
             cells = [f"{result.ratio(variant):.2f}", f"{low:.2f}-{high:.2f}"]
-            cells += [f"{result.ratio(variant, quantity):.2f}" for quantity in ("memory", "trace", "compile")]
-        cells += [f"{measured.step / result.forward:.1f}", f"{measured.difference:.0e}" if lines else ""]
+            cells += [shown(result.ratio(variant, quantity)) for quantity in ("memory", "trace", "compile")]
+        cells += [f"{measured.step / result.forward:.1f}"]
+        cells += [f"{measured.difference:.0e}" if lines and measured.difference is not None else ""]
         lines.append(line("" if lines else name, variant, cells).rstrip())
     return "\n".join(lines)
 
 
-def summary(results: dict[str, Result]) -> str:
-    means = {
-        quantity: geometric_mean([result.ratio("fbp.grad", field) for result in results.values()])
-        for quantity, field in QUANTITIES.items()
-    }
+def shown(ratio: float) -> str:
+    return "-" if math.isnan(ratio) else f"{ratio:.2f}" if ratio >= 0.01 else f"{ratio:.1g}"
+
+
+def summary(part: str, results: dict[str, Result]) -> str:
+    """A line for each variant: geometric means over the cases that have it."""
+    lines = []
+    reference, *others = dict.fromkeys(variant for result in results.values() for variant in result.variants)
+    for variant in others:
+        having = [result for result in results.values() if variant in result.variants]
+        ratios = {q: [result.ratio(variant, field) for result in having] for q, field in QUANTITIES.items()}
+        known = {q: [r for r in of_q if r > 0] for q, of_q in ratios.items()}
+        said = ", ".join(f"{q} {geometric_mean(of_q):.2f}" for q, of_q in known.items() if of_q)
+        lines.append(f"{part}: {variant} / {reference}, geometric mean of {len(having)} cases: {said}")
+    return "\n".join([*lines, f"jax {jax.__version__}, {_device()}"])
+
+
+def _device() -> str:
     device = jax.devices()[0]
-    kind = device.platform if device.platform == "cpu" else device.device_kind
-    said = ", ".join(f"{quantity} {mean:.2f}" for quantity, mean in means.items())
-    return f"fbp.grad / jax.grad, geometric mean of {len(results)} cases: {said}; jax {jax.__version__}, {kind}"
+    return device.platform if device.platform == "cpu" else device.device_kind
 
 
-def record(results: dict[str, Result]) -> dict:
+def record(results: dict[Any, Result]) -> dict:
     return {
-        "jax": jax.__version__,
-        "device": jax.devices()[0].device_kind,
-        "cases": {
-            name: {"forward": result.forward, **{v: m._asdict() for v, m in result.variants.items()}}
-            for name, result in results.items()
-        },
+        name: {"forward": result.forward, **{v: m._asdict() for v, m in result.variants.items()}}
+        for name, result in results.items()
     }
+
+
+def write(path: pathlib.Path, results: dict[str, dict]) -> None:
+    path.write_text(json.dumps({"jax": jax.__version__, "device": _device(), "results": results}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

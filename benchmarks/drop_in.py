@@ -13,7 +13,8 @@ import numpy as np
 import optax
 from flax import nnx
 
-from benchmarks.measure import Program
+import fbp
+from benchmarks.measure import Program, Variant
 
 
 def images(batch: int, size: int, channels: int = 3) -> jax.Array:
@@ -22,6 +23,16 @@ def images(batch: int, size: int, channels: int = 3) -> jax.Array:
 
 def labels(batch: int, classes: int = 10) -> jax.Array:
     return jnp.asarray(np.random.default_rng(1).integers(0, classes, batch))
+
+
+def unmodified(loss: Callable, params: Any, batch: tuple, checkpointed: Callable | None = None) -> Program:
+    """A program under jax.grad and fbp.grad; `checkpointed` is the same as a user of jax.checkpoint writes it, if that is
+    worth comparing."""
+    steps = {"jax.grad": jax.value_and_grad(loss)}
+    if checkpointed:
+        steps["jax.checkpoint"] = jax.value_and_grad(checkpointed)
+    steps["fbp.grad"] = fbp.value_and_grad(loss)
+    return Program(loss, {name: Variant(step, params, batch) for name, step in steps.items()})
 
 
 def classifier(model: nn.Module, x: jax.Array) -> Program:
@@ -33,7 +44,7 @@ def classifier(model: nn.Module, x: jax.Array) -> Program:
         logits, _ = model.apply({"params": params, **state}, x, mutable=list(state))
         return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
 
-    return Program(loss, params, (x, labels(len(x))))
+    return unmodified(loss, params, (x, labels(len(x))))
 
 
 def regression(model: nn.Module, x: jax.Array, checkpointed: nn.Module | None = None) -> Program:
@@ -43,7 +54,7 @@ def regression(model: nn.Module, x: jax.Array, checkpointed: nn.Module | None = 
     def loss(model):
         return lambda params, x: jnp.mean(model.apply(params, x) ** 2)
 
-    return Program(loss(model), params, (x,), loss(checkpointed) if checkpointed else None)
+    return unmodified(loss(model), params, (x,), loss(checkpointed) if checkpointed else None)
 
 
 Norm = functools.partial(nn.BatchNorm, use_running_average=False)
@@ -216,7 +227,7 @@ def carried_array(steps: int = 500, width: int = 256) -> Program:
 
         return jnp.mean(jax.lax.fori_loop(1, steps, body, jnp.zeros_like(inputs)) ** 2)
 
-    return Program(loss, w, (inputs,))
+    return unmodified(loss, w, (inputs,))
 
 
 class NnxMLP(nnx.Module):
@@ -270,7 +281,7 @@ def nnx_program(make: Callable, x: jax.Array, classes: bool = True) -> Program:
         out = nnx.merge(graph, params)(x)
         return optax.softmax_cross_entropy_with_integer_labels(out, y).mean() if classes else jnp.mean(out**2)
 
-    return Program(loss, params, (x, y))
+    return unmodified(loss, params, (x, y))
 
 
 SEQUENCE = (4, 128, 128)

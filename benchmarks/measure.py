@@ -6,9 +6,10 @@ is the ratio of medians, with the quartiles of the ratios round by round.
 
 from __future__ import annotations
 
+import functools
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -19,26 +20,38 @@ from fbp.check.compare import relative_error
 Step = Callable[..., tuple[Any, Any]]
 
 
-class Program(NamedTuple):
-    """`loss(params, *batch)` is a scalar. `checkpointed` is the same loss as a user of `jax.checkpoint` writes it, if that
-    is worth comparing."""
+class Variant(NamedTuple):
+    """One way to the loss and the gradient of a program: `step(params, *batch)`.
 
-    loss: Callable[..., Any]
+    as_reference: puts its gradient in the form of the first variant's; None if the two are not to be compared.
+    jitted: whether JAX compiles it. What is not is run as it is: memory and compilation are not known.
+    """
+
+    step: Step
     params: Any
     batch: tuple
-    checkpointed: Callable[..., Any] | None = None
+    as_reference: Callable[[Any], Any] | None = lambda gradient: gradient
+    jitted: bool = True
+
+
+class Program(NamedTuple):
+    """The same gradient in several ways, by name. The first is what the others are compared with, and `forward` is its loss
+    alone."""
+
+    forward: Callable[..., Any]
+    variants: dict[str, Variant]
 
 
 class Measured(NamedTuple):
-    """One variant of one program. Times are medians, in seconds."""
+    """One variant of one program. Times are medians, in seconds. None: not known."""
 
     step: float
     steps: tuple[float, ...]
-    trace: float
-    compile: float
-    memory: int  # bytes of temporary memory, by XLA's analysis
-    instructions: int  # of the optimized program
-    difference: float  # largest difference of a gradient from the reference's, relative to its largest element
+    trace: float | None
+    compile: float | None
+    memory: int | None  # bytes of temporary memory, by XLA's analysis
+    instructions: int | None  # of the optimized program
+    difference: float | None  # largest difference of a gradient from the reference's, relative to its largest element
 
 
 class Result(NamedTuple):
@@ -47,9 +60,10 @@ class Result(NamedTuple):
     variants: dict[str, Measured]
     forward: float
 
-    def ratio(self, name: str, quantity: str = "step") -> float:
-        reference = getattr(next(iter(self.variants.values())), quantity)
-        return getattr(self.variants[name], quantity) / reference if reference else float("nan")
+    def ratio(self, name: str, quantity: str = "step", to: str | None = None) -> float:
+        reference = getattr(self.variants[to or next(iter(self.variants))], quantity)
+        measured = getattr(self.variants[name], quantity)
+        return measured / reference if reference and measured is not None else float("nan")
 
     def spread(self, name: str) -> tuple[float, float]:
         """The quartiles of the ratio of step times, round by round."""
@@ -60,43 +74,54 @@ class Result(NamedTuple):
         return low, high
 
 
-def measure(variants: Mapping[str, Step], program: Program, seconds: float = 3.0, compiles: int = 2) -> Result:
-    """Traces and compiles each variant `compiles` times, then runs all in turn for about `seconds` each, five times at least."""
-    args = (program.params, *program.batch)
-    functions = {"": lambda *args: program.loss(*args), **variants}
-    traces: dict[str, list[float]] = {name: [] for name in functions}
-    compilations: dict[str, list[float]] = {name: [] for name in functions}
-    compiled: dict[str, Any] = {}
+def measure(program: Program, seconds: float = 3.0, compiles: int = 2, rounds: int = 5) -> Result:
+    """Traces and compiles each variant `compiles` times, then runs all in turn for about `seconds` each, `rounds` times at
+    least."""
+    reference = next(iter(program.variants.values()))
+    variants = {"": reference._replace(step=program.forward), **program.variants}
+    traces: dict[str, list[float]] = {name: [] for name in variants}
+    compilations: dict[str, list[float]] = {name: [] for name in variants}
+    compiled: dict[str, Any] = {name: variant.step for name, variant in variants.items() if not variant.jitted}
     for _ in range(compiles):
-        for name, function in functions.items():
+        for name, variant in variants.items():
+            if not variant.jitted:
+                continue
             jax.clear_caches()
             start = time.perf_counter()
-            traced = jax.jit(lambda *args, function=function: function(*args)).trace(*args)
+            traced = jax.jit(lambda *args, step=variant.step: step(*args)).trace(variant.params, *variant.batch)
             traces[name].append(time.perf_counter() - start)
             start = time.perf_counter()
             compiled[name] = traced.lower().compile()
             compilations[name].append(time.perf_counter() - start)
 
-    steps: dict[str, list[float]] = {name: [] for name in functions}
-    gradients = {name: jax.tree.leaves(jax.device_get(compiled[name](*args)))[1:] for name in variants}
-    estimate = max(_timed(compiled[name], args) for name in functions)
-    for i in range(max(5, int(seconds / max(estimate, 1e-6)) if estimate > 1e-2 else 100)):
-        names = list(functions)
+    run = {name: functools.partial(compiled[name], v.params, *v.batch) for name, v in variants.items()}
+    gradients = {
+        name: [np.asarray(leaf) for leaf in jax.tree.leaves(variant.as_reference(run[name]()[1]))]
+        for name, variant in program.variants.items()
+        if variant.as_reference
+    }
+    steps: dict[str, list[float]] = {name: [] for name in variants}
+    estimate = max(_timed(run[name]) for name in variants)
+    for i in range(max(rounds, int(seconds / max(estimate, 1e-6)) if estimate > 1e-2 else 100)):
+        names = list(variants)
         for name in names[i % len(names) :] + names[: i % len(names)]:  # none is always the first of a round
-            steps[name].append(_timed(compiled[name], args))
+            steps[name].append(_timed(run[name]))
 
-    reference = gradients[next(iter(variants))]
+    def difference(name):
+        expected = next(iter(gradients.values()))
+        return max(relative_error(a, b, expected) for a, b in zip(gradients[name], expected, strict=True))
+
     measured = {
         name: Measured(
             step=statistics.median(steps[name]),
             steps=tuple(steps[name]),
-            trace=statistics.median(traces[name]),
-            compile=statistics.median(compilations[name]),
-            memory=compiled[name].memory_analysis().temp_size_in_bytes,
-            instructions=compiled[name].as_text().count("\n"),
-            difference=max(map(relative_error, gradients[name], reference, [reference] * len(reference))),
+            trace=statistics.median(traces[name]) if variant.jitted else None,
+            compile=statistics.median(compilations[name]) if variant.jitted else None,
+            memory=compiled[name].memory_analysis().temp_size_in_bytes if variant.jitted else None,
+            instructions=compiled[name].as_text().count("\n") if variant.jitted else None,
+            difference=difference(name) if name in gradients else None,
         )
-        for name in variants
+        for name, variant in program.variants.items()
     }
     return Result(measured, statistics.median(steps[""]))
 
@@ -105,7 +130,7 @@ def geometric_mean(ratios: list[float]) -> float:
     return float(np.exp(np.mean(np.log(ratios))))
 
 
-def _timed(function: Callable, args: tuple) -> float:
+def _timed(run: Callable) -> float:
     start = time.perf_counter()
-    jax.block_until_ready(function(*args))
+    jax.block_until_ready(run())
     return time.perf_counter() - start

@@ -310,6 +310,8 @@ def op(fun: Callable[..., Any] | None = None, *, rule: Rule | None = None) -> An
     has a rule for it. A rulebook's entry goes before `rule`. Under `vmap` it is mapped, and so is its rule.
     `fun(*arrays, **static) -> array or pytree of arrays`: keyword arguments are static, hence hashable, and are the
     `**params` of the rule, whose `fwd` gives the results as a list.
+    A function among them must not close over traced values, which is an error: stage it (`fbp.rules.staging.stage`), and
+    what it closes over are further arrays, as in `fbp.ops.stack`.
 
     >>> import fbp, jax.numpy as jnp
     >>> straight_through = fbp.Rule(lambda site, x: ([jnp.tanh(x)], ()), lambda site, _, g: [g])

@@ -16,6 +16,7 @@ from fbp.nn.models import conv_net, mlp, residual_net, transformer_block
 from fbp.nn.normalization import batch_norm, group_norm, instance_norm, layer_norm, rms_norm, weight_norm
 from fbp.nn.pooling import avg_pool, global_avg_pool, max_pool, min_pool
 from fbp.nn.recurrent import Cell, gru_cell, lstm_cell, rnn, simple_cell
+from fbp.nn.stacks import reversible, stack
 
 __all__ = [
     "Cell",
@@ -49,6 +50,7 @@ __all__ = [
     "relu",
     "residual",
     "residual_net",
+    "reversible",
     "rms_norm",
     "rnn",
     "selu",
@@ -60,6 +62,7 @@ __all__ = [
     "softmax_cross_entropy",
     "softmax_cross_entropy_with_integer_labels",
     "squared_error",
+    "stack",
     "stateless",
     "tanh",
     "transformer_block",

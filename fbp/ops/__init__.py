@@ -4,6 +4,7 @@ from fbp.ops.attention import dot_product_attention
 from fbp.ops.losses import linear_cross_entropy
 from fbp.ops.normalization import batch_norm, group_norm, layer_norm, rms_norm
 from fbp.ops.recurrent import elman, gru, lstm
+from fbp.ops.stacks import reversible, stack
 
 __all__ = [
     "batch_norm",
@@ -14,5 +15,7 @@ __all__ = [
     "layer_norm",
     "linear_cross_entropy",
     "lstm",
+    "reversible",
     "rms_norm",
+    "stack",
 ]

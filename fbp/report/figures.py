@@ -11,7 +11,7 @@ import matplotlib
 import numpy as np
 from matplotlib import colors
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import LogLocator, NullLocator
 
 BLUE, ORANGE, GREEN, GREY, PURPLE, YELLOW = "#0072B2", "#D55E00", "#009E73", "#777777", "#CC79A7", "#E69F00"
 Path = str | pathlib.Path
@@ -122,17 +122,56 @@ def ratio_bars(path: Path, ratios: Mapping[str, Mapping[str, float]], title: str
         values = [by_case[name] for name in names]
         axes.barh(names, [v - 1 for v in values], left=1, color=[BLUE if v <= 1 else ORANGE for v in values])
         for i, v in enumerate(values):
-            axes.annotate(f"{v:.2f}", (v, i), (3 if v > 1 else -3, 0), textcoords="offset points", fontsize=7,
+            label = f"{v:.2f}" if v >= 0.01 else f"{v:.1g}"
+            axes.annotate(label, (v, i), (3 if v > 1 else -3, 0), textcoords="offset points", fontsize=7,
                           va="center", ha="left" if v > 1 else "right")  # fmt: skip
         axes.axvline(1, color="black", linewidth=0.8)
         axes.set_xscale("log")
         low, high = min(*values, 0.7), max(*values, 1.3)
-        axes.set_xlim(low / 2, high * 2)
-        ticks = [t for t in (0.01, 0.03, 0.1, 0.3, 1, 3, 10) if low / 2 <= t <= high * 2]
+        room = max(2, (high / low) ** 0.25)  # for the labels
+        axes.set_xlim(low / room, high * room)
+        decades = (1e-4, 1e-3, 0.01, 0.1, 1, 10, 100)
+        ticks = [
+            t for t in (decades if low < 0.01 else (0.01, 0.03, 0.1, 0.3, 1, 3, 10)) if low / room <= t <= high * room
+        ]
         axes.set_xticks(ticks, [f"{t:g}" for t in ticks], minor=False)
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_title(quantity, fontsize=10)
     panels[0].invert_yaxis()
+    figure.suptitle(title)
+    _save(figure, path)
+
+
+def growth_curves(
+    path: Path, panels: Mapping[str, Mapping[str, Mapping[str, Mapping[int, float]]]], title: str
+) -> None:
+    """How quantities grow: a column of panels for each thing that is varied, a row for each quantity, a line for each
+    variant. On logarithmic axes, where a power is a straight line. `panels[varied][quantity][variant][size]`."""
+    quantities = list(next(iter(panels.values())))
+    variants = dict.fromkeys(v for rows in panels.values() for by_variant in rows.values() for v in by_variant)
+    looks = dict(
+        zip(variants, itertools.cycle(zip((ORANGE, YELLOW, GREY, BLUE, PURPLE, GREEN), "os^Dvx", strict=True)))
+    )
+    figure = _figure(1 + 3.2 * len(panels), 0.9 + 2.3 * len(quantities))
+    grid = figure.subplots(len(quantities), len(panels), sharex="col", squeeze=False)
+    for column, (varied, rows) in zip(grid.T, panels.items(), strict=True):
+        for axes, quantity in zip(column, quantities, strict=True):
+            for variant, curve in rows[quantity].items():
+                color, marker = looks[variant]
+                axes.plot(list(curve), list(curve.values()), color=color, marker=marker, markersize=4, label=variant)
+            axes.set(xscale="log", yscale="log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_locator(NullLocator())
+            axes.grid(alpha=0.3)
+        sizes = list(next(iter(rows[quantities[0]].values())))
+        column[-1].set_xticks(sizes, [str(size) for size in sizes])
+        column[-1].xaxis.set_minor_locator(NullLocator())
+        column[-1].set_xlabel(varied)
+    for axes, quantity in zip(grid[:, 0], quantities, strict=True):
+        axes.set_ylabel(quantity)
+    lines = {line.get_label(): line for axes in grid.flat for line in axes.get_lines()}
+    figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=len(lines), frameon=False)
     figure.suptitle(title)
     _save(figure, path)
 

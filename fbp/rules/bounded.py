@@ -15,14 +15,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 import jax
-import jax.core
 import jax.numpy as jnp
 from jax import lax
 
-from fbp import _compat
 from fbp.core import Rule, Stopped, op, zeros
 from fbp.rules.common import split
 from fbp.rules.loops import carry_fixpoint
+from fbp.rules.staging import Staged, stage
 
 T = TypeVar("T")
 
@@ -58,20 +57,17 @@ def while_loop(cond_fun: Callable[[T], Any], body_fun: Callable[[T], T], init_va
     types, tree = jax.tree.flatten(jax.eval_shape(functools.partial(lax.while_loop, cond_fun, body_fun), init_val))
     init = [jnp.asarray(x, t.dtype) for x, t in zip(jax.tree.leaves(init_val), types, strict=True)]
     avals = [jax.typeof(x) for x in init]
-    cond = jax.make_jaxpr(lambda *state: cond_fun(jax.tree.unflatten(tree, state)))(*avals)
-    body = jax.make_jaxpr(lambda *state: jax.tree.leaves(body_fun(jax.tree.unflatten(tree, state))))(*avals)
-    (cond, cond_consts), (body, consts) = _compat.opened(cond), _compat.opened(body)
-    loop = Loop(cond, body, len(cond_consts), len(consts), int(max_steps))
+    cond, cond_consts = stage(lambda *state: [cond_fun(jax.tree.unflatten(tree, state))], *avals)
+    body, consts = stage(lambda *state: jax.tree.leaves(body_fun(jax.tree.unflatten(tree, state))), *avals)
+    loop = Loop(cond, body, int(max_steps))
     return jax.tree.unflatten(tree, bounded_while(*cond_consts, *consts, *init, loop=loop))
 
 
 class Loop(NamedTuple):
-    """What is known of a loop before its values are: its functions, staged, and the number of constants each reads."""
+    """What is known of a loop before its values are."""
 
-    cond: Any
-    body: Any
-    n_cond: int
-    n_body: int
+    cond: Staged
+    body: Staged
     max_steps: int
 
     @property
@@ -84,28 +80,29 @@ class Loop(NamedTuple):
         return max(1, -(-self.max_steps // self.stretch))
 
     def split(self, args):
-        return split(args, self.n_cond, self.n_body)
+        return split(args, self.cond.n_consts, self.body.n_consts)
 
     def goes_on(self, consts, state):
-        return jax.core.eval_jaxpr(self.cond, consts, *state)[0]
-
-    def step(self, *args):
-        consts, state = split(args, self.n_body)
-        return jax.core.eval_jaxpr(self.body, consts, *state)
+        return self.cond(*consts, *state)[0]
 
 
 @op
 def bounded_while(*args, loop):
     cond_consts, consts, init = loop.split(args)
     goes_on = lambda at: (at[0] < loop.max_steps) & loop.goes_on(cond_consts, at[1])
-    _, state = lax.while_loop(goes_on, lambda at: (at[0] + 1, loop.step(*consts, *at[1])), (0, init))
+    _, state = lax.while_loop(goes_on, lambda at: (at[0] + 1, loop.body(*consts, *at[1])), (0, init))
     return state
 
 
 @functools.lru_cache(maxsize=4096)
 def _wanted(vjp, loop, needs, avals):
     return carry_fixpoint(
-        vjp, loop.step, needs[loop.n_cond :], avals[loop.n_cond :], loop.n_body, len(loop.body.outvars)
+        vjp,
+        loop.body,
+        needs[loop.cond.n_consts :],
+        avals[loop.cond.n_consts :],
+        loop.body.n_consts,
+        len(loop.body.jaxpr.outvars),
     )
 
 
@@ -124,7 +121,7 @@ def _forward(site, *args, loop):
     def run(at):
         kept, t, state = at
         kept = [lax.dynamic_update_index_in_dim(k, x, t // loop.stretch, 0) for k, x in zip(kept, state, strict=True)]
-        step = lambda at: (at[0] + 1, loop.step(*consts, *at[1]))
+        step = lambda at: (at[0] + 1, loop.body(*consts, *at[1]))
         return kept, *while_loop(goes_on, step, (t, state), max_steps=loop.stretch)
 
     start = [_room(x, loop.stretches) for x in init], jnp.int32(0), init
@@ -136,9 +133,9 @@ def _forward(site, *args, loop):
 def _backward(site, residuals, *y_bars, loop):
     consts, kept, steps = residuals
     needs, _ = _wanted(site.vjp, loop, site.needs, site.avals)
-    avals = [aval.update(weak_type=False) for aval in site.avals[loop.n_cond :]]
+    avals = [aval.update(weak_type=False) for aval in site.avals[loop.cond.n_consts :]]
     bars = [zeros(aval) if needed else None for aval, needed in zip(avals, needs, strict=True)]
-    const_bars, bars = split(bars, loop.n_body)
+    const_bars, bars = split(bars, loop.body.n_consts)
     bars = [zero if y_bar is None else y_bar for y_bar, zero in zip(y_bars, bars, strict=True)]
 
     def back(at):
@@ -150,7 +147,7 @@ def _backward(site, residuals, *y_bars, loop):
         def note(at):
             t, states, state = at
             states = [lax.dynamic_update_index_in_dim(s, x, t, 0) for s, x in zip(states, state, strict=True)]
-            return t + 1, states, loop.step(*consts, *state)
+            return t + 1, states, loop.body(*consts, *state)
 
         start = [lax.dynamic_index_in_dim(k, left - 1, keepdims=False) for k in kept]
         begin = jnp.int32(0), [_room(x, loop.stretch) for x in start], start
@@ -159,8 +156,8 @@ def _backward(site, residuals, *y_bars, loop):
         def reverse(at):
             t, const_bars, bars = at
             state = [lax.dynamic_index_in_dim(s, t - 1, keepdims=False) for s in states]
-            _, pullback = site.vjp(loop.step, needs, *consts, *state)
-            new_const_bars, new_bars = split(pullback(*bars), loop.n_body)
+            _, pullback = site.vjp(loop.body, needs, *consts, *state)
+            new_const_bars, new_bars = split(pullback(*bars), loop.body.n_consts)
             const_bars = [a if b is None else lax.add(a, b) for a, b in zip(const_bars, new_const_bars, strict=True)]
             new_bars = [
                 zeros(jax.typeof(bar)) if new is None and bar is not None else new
@@ -173,7 +170,7 @@ def _backward(site, residuals, *y_bars, loop):
 
     begin = -(-steps // loop.stretch), const_bars, bars
     _, const_bars, bars = while_loop(lambda at: at[0] > 0, back, begin, max_steps=loop.stretches)
-    return [*[None] * loop.n_cond, *const_bars, *bars]
+    return [*[None] * loop.cond.n_consts, *const_bars, *bars]
 
 
 RULES = {bounded_while: Rule(_forward, _backward)}

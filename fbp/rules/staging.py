@@ -1,15 +1,39 @@
-"""Staged functions as lists of equations: to run some of them, and to find those that a value depends on."""
+"""Staged functions: as parameters of an operation, and as lists of equations, to run some of them and to find those that a
+value depends on."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
+import jax.core
 from jax.extend import source_info_util
 from jax.extend.core import JaxprEqn, Literal, Var
 from jax.extend.core import primitives as p
 
+from fbp import _compat
+from fbp.rules.common import split
+
 Values = dict[Var, Any]
+
+
+class Staged(NamedTuple):
+    """A flat function that an operation can have as a parameter: what it closes over is not in it, but comes as its first
+    `n_consts` inputs, so that it has cotangents as any input has."""
+
+    jaxpr: Any
+    n_consts: int
+
+    def __call__(self, *args):
+        consts, xs = split(args, self.n_consts)
+        return jax.core.eval_jaxpr(self.jaxpr, consts, *xs)
+
+
+def stage(fun: Callable[..., Sequence], *avals: Any) -> tuple[Staged, list]:
+    """A flat function, staged for inputs of these types, and the values that it closes over."""
+    jaxpr, consts = _compat.opened(jax.make_jaxpr(fun)(*avals))
+    return Staged(jaxpr, len(consts)), consts
 
 
 def variables(atoms: Iterable[Any]) -> list[Var]:

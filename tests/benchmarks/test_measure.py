@@ -1,5 +1,7 @@
 """The benchmark measures what it says. (How long things take is no test; `scripts/bench` says that.)"""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -8,27 +10,44 @@ import tyro
 import fbp
 from benchmarks import __main__ as bench
 from benchmarks import drop_in
-from benchmarks.measure import Program, geometric_mean, measure
+from benchmarks.measure import Program, Variant, geometric_mean, measure
 
 X = jnp.linspace(0.0, 1.0, 64).reshape(8, 8)
-PROGRAM = Program(lambda w, x: jnp.sum(jnp.tanh(x @ w) ** 2), X, (X,))
+BATCH = (X,)
+
+
+def loss(w, x):
+    return jnp.sum(jnp.tanh(x @ w) ** 2)
+
+
+def renamed(params, x):
+    return loss(params["kernel"], x)
+
+
+VARIANTS = {
+    "jax.grad": Variant(jax.value_and_grad(loss), X, BATCH),
+    "jax.grad of fbp.nn": Variant(jax.value_and_grad(renamed), {"kernel": X}, BATCH, lambda grad: [grad["kernel"]]),
+    "fbp.grad": Variant(fbp.value_and_grad(loss), X, BATCH),
+    "wrong": Variant(lambda w, x: (loss(w, x), 2 * jax.grad(loss)(w, x)), X, BATCH),
+    "PyTorch": Variant(lambda *_: (0.0, []), None, (), None, jitted=False),
+}
 
 
 def test_variants_are_measured_side_by_side():
-    wrong = lambda w, x: (PROGRAM.loss(w, x), 2 * jax.grad(PROGRAM.loss)(w, x))
-    variants = {
-        "jax.grad": jax.value_and_grad(PROGRAM.loss),
-        "fbp.grad": fbp.value_and_grad(PROGRAM.loss),
-        "wrong": wrong,
-    }
-    result = measure(variants, PROGRAM, seconds=0.01, compiles=1)
-    assert set(result.variants) == set(variants) and result.ratio("jax.grad") == 1
-    assert result.variants["fbp.grad"].difference < 1e-6 and result.variants["wrong"].difference == pytest.approx(1)
+    result = measure(Program(loss, VARIANTS), seconds=0.01, compiles=1)
+    assert list(result.variants) == list(VARIANTS) and result.ratio("jax.grad") == 1
+    differences = {name: measured.difference for name, measured in result.variants.items()}
+    assert differences["fbp.grad"] < 1e-6 and differences["wrong"] == pytest.approx(1)
+    assert differences["jax.grad of fbp.nn"] == 0 and differences["PyTorch"] is None
     low, high = result.spread("fbp.grad")
     assert 0 < low <= high and result.forward > 0
-    assert all(measured.trace > 0 and measured.compile > 0 for measured in result.variants.values())
+    *jitted, eager = result.variants.values()
+    assert all(measured.trace > 0 and measured.compile > 0 for measured in jitted)
+    assert eager.step > 0 and eager.compile is None and math.isnan(result.ratio("PyTorch", "memory"))
     lines = bench.rows("case", result).split("\n")
-    assert len(lines) == 3 and lines[0].startswith("case") and all(len(line) <= 120 for line in lines)
+    assert len(lines) == 5 and lines[0].startswith("case") and all(len(line) <= 120 for line in lines)
+    said = bench.summary("part", {"case": result})
+    assert "part: fbp.grad / jax.grad, geometric mean of 1 cases: step time" in said and "PyTorch" in said
 
 
 def test_geometric_mean():
@@ -43,6 +62,6 @@ def test_a_case_that_is_not_there_is_an_error_that_names_those_that_are(capsys):
 
 @pytest.mark.parametrize("name", ["mobilenet", "nnx-transformer", "transformer-12-scan"])
 def test_the_programs_have_a_gradient(name):
-    program = drop_in.CASES[name]()
-    loss, gradient = jax.eval_shape(fbp.value_and_grad(program.loss), program.params, *program.batch)
-    assert loss.shape == () and jax.tree.structure(gradient) == jax.tree.structure(program.params)
+    for variant in drop_in.CASES[name]().variants.values():
+        loss, gradient = jax.eval_shape(variant.step, variant.params, *variant.batch)
+        assert loss.shape == () and jax.tree.structure(gradient) == jax.tree.structure(variant.params)

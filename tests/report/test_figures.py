@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from fbp import nn, report
+from fbp.report import figures
 
 NAMES = ["cat", "dog", "bird"]
 
@@ -74,3 +75,14 @@ def test_confusion_matrix(tmp_path):
 def test_a_class_without_examples_is_no_error(tmp_path):
     report.confusion_matrix(tmp_path / "a.png", np.array([1]), np.array([2]), NAMES, "percent")
     picture(tmp_path / "a.png")
+
+
+def test_growth_curves(tmp_path):
+    """Another variant in one panel than in the other, and one size only."""
+    panels = {
+        "layers": {"time": {"ours": {2: 0.1, 4: 0.2}, "theirs": {2: 0.3, 4: 0.9}}},
+        "length": {"time": {"ours": {8: 1e-3}, "naive": {8: 2e-3}}},
+    }
+    figures.growth_curves(tmp_path / "a.png", panels, "growth")
+    image = picture(tmp_path / "a.png")
+    assert all(share_of(image, color) > 1e-4 for color in ("#D55E00", "#E69F00", "#777777"))

@@ -61,6 +61,11 @@ CASES = [
     layer_case("mlp", nn.mlp((5, 4, 3)), 2, 4),
     layer_case("conv_net", nn.conv_net(3, (2, 4)), 2, 8, 8, 1, train=True),
     layer_case("residual_net", nn.residual_net(3, (2, 4)), 2, 8, 8, 1, train=True),
+    layer_case("stack", nn.stack(nn.residual(nn.dense(4)), 3), 2, 4),
+    layer_case("stack/dropout", nn.stack(nn.sequential(nn.dense(4), nn.dropout(0.5)), 3), 2, 4, train=True),
+    layer_case(
+        "reversible", nn.reversible(nn.dense(2), nn.sequential(nn.dense(2), nn.tanh()), 3), 2, 4, frugal=False
+    ),  # it keeps the keys
     layer_case("transformer_block", nn.transformer_block(2, 8), 2, 5, 4),
     loss_case("squared_error", nn.squared_error, normal(3, 2), normal(3, 2)),
     loss_case("mean_squared_error", nn.mean_squared_error, normal(3, 2), normal(3, 2)),

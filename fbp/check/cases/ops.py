@@ -16,6 +16,19 @@ LABELS = integers(0, 7, 2, 5)
 loss = functools.partial(ops.linear_cross_entropy, chunk_size=4)
 
 
+WEIGHTS = normal(4, 3, 3)
+
+
+def stacked(w, b, x, **options):
+    """Blocks that share what they close over."""
+    return ops.stack(lambda w, x: x + jnp.tanh(x @ w + b), w, x, **options)
+
+
+def reversed_from_outputs(w, b, x):
+    half = lambda w, x: jnp.tanh(x @ w + b)
+    return ops.reversible(half, lambda w, x: half(w[::-1], x) * w[0], (w, w / 2), (x, 2 * x))
+
+
 def of_bias(q, k, v, bias):
     return attend(q, k, v, bias, jnp.asarray(SEEN))
 
@@ -51,4 +64,7 @@ CASES = [
     Case("lstm", of_lstm, (STEPS, normal(3, 16), normal(4, 16), normal(16), normal(2, 4), normal(2, 4)), ulps=32, low=False),
     Case("gru", functools.partial(ops.gru, reverse=True), (STEPS, normal(3, 12), normal(4, 12), normal(12), FEATURES, normal(2, 4)), ulps=32, low=False),
     Case("gru/plain", ops.gru, (STEPS, normal(3, 12), normal(4, 12)), ulps=32, low=False),
+    Case("stack", stacked, (WEIGHTS, normal(3), normal(2, 3)), ulps=32, low=False),
+    Case("stack/every second", functools.partial(stacked, keep_every=2), (WEIGHTS, normal(3), normal(2, 3)), ulps=32, low=False),
+    Case("reversible", reversed_from_outputs, (WEIGHTS, normal(3), normal(2, 3)), ulps=64, low=False),
 ]  # fmt: skip
