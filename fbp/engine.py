@@ -213,7 +213,8 @@ class Record(jax.core.Trace):
         return isinstance(y, Stopped) or not is_inexact(jax.typeof(y))
 
     def keep(self, leaf: Any) -> int | Constant:
-        if not isinstance(leaf, jax.Array):
+        # A tracer may be of a reference from outside, which the bwd of a custom_vjp writes.
+        if not isinstance(leaf, jax.Array | jax.core.Tracer):
             return Constant(leaf)
         if id(leaf) not in self.index_of:
             self.index_of[id(leaf)] = len(self.arrays)

@@ -21,7 +21,7 @@ from jax.extend.core import primitives as p
 from fbp import _compat
 from fbp.core import Rule, Stopped, blank, value, zeros
 from fbp.rules.common import split
-from fbp.rules.residuals import Carved, carve, refill
+from fbp.rules.residuals import Carved, carve, jitted, refill
 from fbp.rules.staging import needed_for, read, run, variables
 from fbp.rules.sums import sums_after_loop
 
@@ -105,7 +105,7 @@ def _scan(vjp, jaxpr, needs, sizes, options):
         residuals = Scanned(saved, once, stacked, carved.tree, sources, sizes, wanted, tuple(jaxpr.in_avals), options)
         return [y if flow else Stopped(y) for y, flow in zip([*carry, *ys], flows, strict=True)], residuals
 
-    return jax.jit(scan)
+    return jitted(scan)
 
 
 def _invariant_outputs(staged, consts, start):
@@ -247,7 +247,7 @@ def _cond(vjp, branches, needs):
         branched = Branched(index, saved, known, how, tuple(branches[0].in_avals))
         return [y if flow else Stopped(y) for y, flow in zip(ys, flows, strict=True)], branched
 
-    return jax.jit(cond)
+    return jitted(cond)
 
 
 def _share_places(types):

@@ -6,7 +6,8 @@ inside and put back on the outside, so that a `jit` returns no array twice and a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -39,3 +40,19 @@ def refill(carved: Carved, known: Sequence[Any] | dict[int, Any]) -> Any:
     """Puts the known values back: refill(carve(tree, known), known) == tree."""
     own = iter(carved.leaves)
     return jax.tree.unflatten(carved.tree, [next(own) if i is None else known[i] for i in carved.sources])
+
+
+def jitted(forward: Callable) -> Callable:
+    """`forward(*xs) -> ys, residuals`, jitted. Residuals that are among the xs stay outside: a mutable reference has to."""
+
+    @jax.jit
+    @functools.wraps(forward)
+    def inside(*xs):
+        ys, residuals = forward(*xs)
+        return ys, carve(residuals, xs)
+
+    def outside(*xs):
+        ys, carved = inside(*xs)
+        return ys, refill(carved, xs)
+
+    return outside
