@@ -127,6 +127,11 @@ def varying_axes(aval: Any) -> frozenset:
     return aval.manual_axis_type.varying
 
 
+def axes_of_vmaps() -> frozenset:
+    """The mesh axes that the `vmap`s we are in spread their examples along (`spmd_axis_name`)."""
+    return core.get_axis_env().spmd_axis_names
+
+
 def _primitive_of(fun: Callable, *xs: Any) -> Any:
     return jax.make_jaxpr(fun)(*xs).eqns[-1].primitive
 

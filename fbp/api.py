@@ -477,7 +477,8 @@ def _check_cotangent(y_bar: Any, tree: Any, avals: tuple) -> list[Any]:
         if _compat.is_internal_zero(leaf):
             continue
         got, expected = jax.typeof(leaf), aval.to_ct_aval()
-        if got.shape != expected.shape or (got.dtype != expected.dtype and is_inexact(aval)):
+        wrong_type = got.dtype != expected.dtype or not _compat.varying_axes(got) <= _compat.varying_axes(expected)
+        if got.shape != expected.shape or (wrong_type and is_inexact(aval)):
             wrong.append(
                 f"got {got.str_short()}, but expected {expected.str_short()} because the corresponding output{key} of the "
                 f"differentiated function had JAX type {aval.str_short()}"

@@ -307,6 +307,10 @@ def is_inexact(aval: Any) -> bool:
 
 def blank(aval: Any) -> Any:
     """An array of zeros of this type: weakly typed, sharded, and varying over the devices of a `shard_map`, as it is."""
+    if isinstance(aval, jax.core.ShapedArray) and not aval.sharding.mesh.explicit_axes:
+        aval = aval.update(
+            sharding=None
+        )  # of the mesh around, which in a shard_map is not that of an array from outside
     return ad.zeros_like_aval(aval)
 
 
