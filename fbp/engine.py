@@ -12,6 +12,7 @@ that is recorded.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -57,10 +58,12 @@ class OutsideReference(ValueError):
 
 
 class Entry(NamedTuple):
-    """One rule applied once. `residuals` has, for each leaf, the index of an array, or a `Constant`."""
+    """One rule applied once. `residuals` has, for each leaf, the index of an array, or a `Constant`; `mesh` is the one in
+    whose context it was applied."""
 
     rule: Rule
     site: Site
+    mesh: Any
     params: dict[str, Any]
     inputs: tuple[Slot, ...]
     outputs: tuple[Slot, ...]
@@ -174,7 +177,8 @@ class Record(jax.core.Trace):
             site = site._replace(out_avals=tuple(jax.typeof(y) for y in tracers))
             leaves, tree = jax.tree.flatten(residuals)
             kept = tuple(self.keep(leaf) for leaf in leaves)
-            self.entries.append(Entry(rule, site, params, inputs, outputs, kept, tree))
+            mesh = jax.sharding.get_abstract_mesh()
+            self.entries.append(Entry(rule, site, mesh, params, inputs, outputs, kept, tree))
         return tracers if primitive.multiple_results else tracers[0]
 
     def apply_to_references(self, primitive: Primitive, args, bind_params: dict[str, Any]):
@@ -307,8 +311,9 @@ class Pullback:
             kept = [k.value if isinstance(k, Constant) else self.residuals[k] for k in entry.residuals]
             with source_info_util.user_context(entry.site.source.traceback, name_stack=entry.site.source.name_stack):
                 residuals = jax.tree.unflatten(entry.residuals_tree, kept)
-                x_bars = entry.rule.bwd(entry.site, residuals, *entry_bars, **entry.params)
-                for slot, x_bar in zip(entry.inputs, _checked(entry, x_bars), strict=True):
+                with _in_context(entry.mesh):
+                    x_bars = _checked(entry, entry.rule.bwd(entry.site, residuals, *entry_bars, **entry.params))
+                for slot, x_bar in zip(entry.inputs, x_bars, strict=True):
                     _accumulate(bars, slot, x_bar)
         return [bars.get(slot) if needed else None for slot, needed in enumerate(tape.needs)]
 
@@ -337,10 +342,20 @@ class _Same:
         return id(self.value)
 
 
+def _in_context(mesh: Any) -> contextlib.AbstractContextManager:
+    """The context of a mesh: with explicit sharding, an operation may be of another mesh than those around it."""
+    current = jax.sharding.get_abstract_mesh()
+    another = mesh != current and (mesh.explicit_axes or current.explicit_axes)
+    return jax.sharding.use_abstract_mesh(mesh) if another else contextlib.nullcontext()
+
+
 def _accumulate(bars: dict[int, Any], slot: Slot, bar: Any) -> None:
     """Cotangents of a value used twice add up. y = f(x, x)  =>  x_bar = a_bar + b_bar."""
     if slot is not None and bar is not None:
-        bars[slot] = bar if slot not in bars else jax.lax.add(bars[slot], bar)
+        if slot in bars:
+            with _in_context(jax.typeof(bar).sharding.mesh):
+                bar = jax.lax.add(bars[slot], bar)
+        bars[slot] = bar
 
 
 def _checked(entry: Entry, x_bars: Sequence[Any]) -> list[Any]:
@@ -360,8 +375,9 @@ def _checked(entry: Entry, x_bars: Sequence[Any]) -> list[Any]:
                 f"the rule for {entry.site} returned a cotangent of type {bar.str_short()} for input {i}, which is "
                 f"{aval.str_short()}; a cotangent has the shape and dtype of its primal."
             )
-        if bar.sharding != aval.sharding and aval.sharding.mesh.explicit_axes:
-            checked[i] = jax.sharding.reshard(x_bar, aval.sharding)
+        expected = aval.to_ct_aval().sharding
+        if bar.sharding != expected and expected.mesh.explicit_axes:
+            checked[i] = jax.sharding.reshard(x_bar, expected)
     return checked
 
 

@@ -25,7 +25,7 @@ from jax.extend.core import primitives as p
 
 from fbp.core import Rule
 from fbp.rules import choices
-from fbp.rules.common import swapped_precision, taps
+from fbp.rules.common import explicit_sharding, swapped_precision, taps
 from fbp.rules.shapes import unpad
 
 
@@ -120,6 +120,7 @@ def xla_input_bar(conv: Convolution, g, w):
         feature_group_count=groups,
         precision=conv.precision,
         preferred_element_type=conv.preferred_element_type,
+        out_sharding=explicit_sharding(conv.x) if conv.batch_group_count == 1 else None,
     )
     return split_axis(x_bar, x_spec[1], groups, x_spec[0]) if conv.batch_group_count > 1 else x_bar
 
@@ -152,6 +153,7 @@ def xla_kernel_bar(conv: Convolution, g, x):
         batch_group_count=batch_group_count,
         precision=swapped_precision(conv.precision),
         preferred_element_type=conv.preferred_element_type,
+        out_sharding=explicit_sharding(conv.w),
     )
 
 
