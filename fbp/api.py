@@ -419,12 +419,12 @@ def _check_references(refs: tuple, tree: Any, avals: tuple) -> None:
         )
     wrong = []
     for key, ref, aval in zip(_key_paths(refs), jax.tree.leaves(refs), avals, strict=True):
-        if isinstance(ref, _compat.GradValue | _compat.DontWant):
+        if isinstance(ref, _compat.GradValue | _compat.DontWant) or not is_inexact(aval):
             continue
         got, expected = jax.typeof(ref), aval.to_ct_aval()
         if not _compat.is_reference(got):
             wrong.append(f"{got.str_short()} at {key} is no reference, jax.ad.GradValue() or jax.ad.DontWant()")
-        elif is_inexact(aval) and (got.shape, got.dtype) != (expected.shape, expected.dtype):
+        elif (got.shape, got.dtype) != (expected.shape, expected.dtype):
             wrong.append(f"{got.str_short()} at {key} is to take a cotangent of type {expected.str_short()}")
     if wrong:
         raise ValueError(f"unexpected JAX type (e.g. shape/dtype) for gradient ref: {'; '.join(wrong)}.")

@@ -23,7 +23,7 @@ from jax.extend import source_info_util
 from jax.extend.core import Literal, Primitive, set_current_trace, take_current_trace
 
 from fbp import _compat
-from fbp.core import Op, Rule, Rulebook, Site, Stopped, is_inexact, value
+from fbp.core import Op, Rule, Rulebook, Site, Stopped, is_inexact, value, zeros
 
 Slot = int | None  # the place of a value on the tape; None for a value that wants no cotangent
 
@@ -53,7 +53,8 @@ class OutsideReference(ValueError):
     def __init__(self, site: Site):
         super().__init__(
             f"{site} writes a value that is differentiated to a mutable reference made outside of the differentiated "
-            "function, where no cotangent could come back from. Make the reference inside, or stop_gradient the value."
+            "function, or to a box, where no cotangent could come back from. Make the reference inside, or stop_gradient "
+            "the value."
         )
 
 
@@ -110,9 +111,17 @@ class Record(jax.core.Trace):
     def process_primitive(self, primitive: Primitive, args, params, /):
         if primitive is _compat.new_ref_p:
             return Reference(self, primitive.abstract_eval(*map(jax.typeof, args), **params)[0], *args)
+        if primitive is _compat.empty_ref_p:
+            aval = primitive.abstract_eval(**params)[0]
+            return Reference(self, aval, zeros(aval.inner_aval))
         if primitive is _compat.freeze_p and isinstance(args[0], Reference):
             return args[0].contents
+        if primitive is _compat.free_ref_p and isinstance(args[0], Reference):
+            return []
         return self.apply(primitive, args, params, params)
+
+    def cur_qdd(self, x):
+        return _compat.contents_of_box(self.parent, self.lower(x))
 
     def process_custom_jvp_call(self, primitive, fun, jvp, args, /, *, symbolic_zeros):
         params = {"symbolic_zeros": symbolic_zeros}
@@ -156,10 +165,11 @@ class Record(jax.core.Trace):
             with set_current_trace(self):
                 return primitive.fun(*args, **params)
         if rule is None:
-            if any(needs) and any(map(_compat.is_reference, avals)):
+            if any(needs) and any(map(_compat.takes_no_differentiated_values, avals)):
                 raise OutsideReference(Site(primitive, needs, avals, *_here(), Differentiate(self.rules)))
             ys = primitive.bind_with_trace(self.parent, xs, avals, bind_params)
-            if any(needs) and any(is_inexact(jax.typeof(y)) for y in _listed(ys)):
+            unread = any(map(_compat.is_reference, avals))  # what is in a reference from outside is constant
+            if any(needs) and not unread and any(is_inexact(jax.typeof(y)) for y in _listed(ys)):
                 site = Site(primitive, needs, avals, *_here(), Differentiate(self.rules))
                 raise MissingRule(site)
             return ys
