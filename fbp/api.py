@@ -349,7 +349,9 @@ def _as_value(x: Any, what: str) -> Any:
         raise TypeError(
             f"{what} is a mutable reference, which has no cotangent. Differentiate with respect to what is in it."
         )
-    return x if getattr(x, "dtype", None) == jax.dtypes.float0 else jnp.asarray(x)
+    if not isinstance(aval, jax.core.ShapedArray) or aval.dtype == jax.dtypes.float0:
+        return x
+    return jnp.asarray(x)
 
 
 def _bar_dtype(aval: Any) -> Any:
@@ -386,7 +388,12 @@ def _check_inputs(name: str, selected: tuple, argnums: int | tuple[int, ...], ho
     for place, arg in zip(places, selected, strict=True):
         for path, leaf in jax.tree_util.tree_flatten_with_path(arg)[0]:
             where = f"argument {place}{jax.tree_util.keystr(path)}"
-            dtype = jax.typeof(_as_value(leaf, where)).dtype
+            aval = jax.typeof(_as_value(leaf, where))
+            if not isinstance(aval, jax.core.ShapedArray):
+                if not is_inexact(aval):
+                    inexact_wanted.append(f"{aval.str_short()} ({where})")
+                continue
+            dtype = aval.dtype
             got = f"{dtype.name} ({where})"
             if holomorphic and not jnp.issubdtype(dtype, jnp.complexfloating):
                 complex_wanted.append(got)
@@ -464,6 +471,15 @@ def _check_output_dtype(name: str, aval: Any, holomorphic: bool) -> None:
         )
 
 
+def _differs(got: Any, expected: Any, has_cotangent: bool) -> bool:
+    if not isinstance(expected, jax.core.ShapedArray):
+        return got != expected
+    if got.shape != expected.shape:
+        return True
+    varies = not _compat.varying_axes(got) <= _compat.varying_axes(expected)
+    return has_cotangent and (got.dtype != expected.dtype or varies)
+
+
 def _check_cotangent(y_bar: Any, tree: Any, avals: tuple) -> list[Any]:
     """The leaves of a cotangent for outputs of these types; None for a zero: of an integer output, or JAX's own."""
     leaves, got = jax.tree.flatten(y_bar, is_leaf=_compat.is_internal_zero)
@@ -477,8 +493,7 @@ def _check_cotangent(y_bar: Any, tree: Any, avals: tuple) -> list[Any]:
         if _compat.is_internal_zero(leaf):
             continue
         got, expected = jax.typeof(leaf), aval.to_ct_aval()
-        wrong_type = got.dtype != expected.dtype or not _compat.varying_axes(got) <= _compat.varying_axes(expected)
-        if got.shape != expected.shape or (wrong_type and is_inexact(aval)):
+        if _differs(got, expected, is_inexact(aval)):
             wrong.append(
                 f"got {got.str_short()}, but expected {expected.str_short()} because the corresponding output{key} of the "
                 f"differentiated function had JAX type {aval.str_short()}"

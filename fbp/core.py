@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.core
 import jax.numpy as jnp
+from jax.experimental.hijax import HiType
 from jax.extend.core import Primitive
 from jax.extend.source_info_util import SourceInfo, summarize
 from jax.interpreters import ad, batching, mlir
@@ -301,8 +302,15 @@ def unbroadcast(x_bar: jax.Array | None, aval: jax.core.ShapedArray) -> jax.Arra
 
 
 def is_inexact(aval: Any) -> bool:
-    """Whether cotangents of this type exist: real and complex arrays have them, integers, booleans and keys do not."""
-    return isinstance(aval, jax.core.ShapedArray) and jnp.issubdtype(aval.dtype, jnp.inexact)
+    """Whether cotangents of this type exist: real and complex arrays have them, integers, booleans and keys do not. A type
+    of `jax.experimental.hijax` has them if it says what its tangents are."""
+    if isinstance(aval, HiType):
+        if type(aval).to_tangent_aval is HiType.to_tangent_aval:
+            return False
+        aval = aval.to_tangent_aval()
+    return isinstance(aval, HiType) or (
+        isinstance(aval, jax.core.ShapedArray) and jnp.issubdtype(aval.dtype, jnp.inexact)
+    )
 
 
 def blank(aval: Any) -> Any:

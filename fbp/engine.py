@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.core
 import jax.numpy as jnp
+from jax.experimental.hijax import HiType
 from jax.extend import source_info_util
 from jax.extend.core import Literal, Primitive, set_current_trace, take_current_trace
 
@@ -362,7 +363,9 @@ def _in_context(mesh: Any) -> contextlib.AbstractContextManager:
 def _accumulate(bars: dict[int, Any], slot: Slot, bar: Any) -> None:
     """Cotangents of a value used twice add up. y = f(x, x)  =>  x_bar = a_bar + b_bar."""
     if slot is not None and bar is not None:
-        if slot in bars:
+        if slot in bars and isinstance(kind := jax.typeof(bar), HiType):
+            bar = kind.vspace_add(bars[slot], bar)
+        elif slot in bars:
             with _in_context(jax.typeof(bar).sharding.mesh):
                 bar = jax.lax.add(bars[slot], bar)
         bars[slot] = bar
@@ -377,7 +380,7 @@ def _checked(entry: Entry, x_bars: Sequence[Any]) -> list[Any]:
         )
     checked = list(x_bars)
     for i, (x_bar, aval, slot) in enumerate(zip(x_bars, avals, entry.inputs, strict=True)):
-        if slot is None or x_bar is None:
+        if slot is None or x_bar is None or isinstance(aval, HiType):
             continue
         bar = jax.typeof(x_bar)
         if (bar.shape, bar.dtype) != (aval.shape, aval.dtype):
