@@ -119,6 +119,18 @@ def is_reference(aval: Any) -> bool:
     return isinstance(aval, AbstractRef)
 
 
+def takes_no_differentiated_values(aval: Any) -> bool:
+    """Whether a type is that of something mutable into which no tangent can go: a reference, but one that is said to be
+    none of differentiation's business, or a box."""
+    return aval.has_qdd or (is_reference(aval) and aval.kind != "no_grad_no_remat")
+
+
+def contents_of_box(trace: Any, x: Any) -> Any:
+    """The types of what is now in a mutable box (`jax.experimental.hijax`), as `trace` knows it."""
+    with core.set_current_trace(trace):
+        return core.cur_qdd(x)
+
+
 def is_saveable(policy: Callable | None, eqn: Any) -> bool:
     """Whether a policy of `jax.checkpoint` has the results of an equation saved. (Or offloaded: they are saved, too.)"""
     if policy is None:
@@ -132,6 +144,11 @@ def varying_axes(aval: Any) -> frozenset:
     return aval.manual_axis_type.varying
 
 
+def axes_of_vmaps() -> frozenset:
+    """The mesh axes that the `vmap`s we are in spread their examples along (`spmd_axis_name`)."""
+    return core.get_axis_env().spmd_axis_names
+
+
 def _primitive_of(fun: Callable, *xs: Any) -> Any:
     return jax.make_jaxpr(fun)(*xs).eqns[-1].primitive
 
@@ -139,6 +156,8 @@ def _primitive_of(fun: Callable, *xs: Any) -> Any:
 # Differentiable primitives that jax.extend.core.primitives does not list.
 all_gather_invariant_p = parallel.all_gather_invariant_p
 call_hi_primitive_p = hijax.call_hi_primitive_p
+empty_ref_p = core.empty_ref_p
+free_ref_p = core.free_ref_p
 freeze_p = core.freeze_p
 io_callback_p = callback.io_callback_p
 layout_constraint_p = pjit.layout_constraint_p

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import jax.ref
 import numpy as np
@@ -359,7 +360,9 @@ def _as_value(x: Any, what: str) -> Any:
         raise TypeError(
             f"{what} is a mutable reference, which has no cotangent. Differentiate with respect to what is in it."
         )
-    return x if getattr(x, "dtype", None) == jax.dtypes.float0 else jnp.asarray(x)
+    if not isinstance(aval, jax.core.ShapedArray) or aval.dtype == jax.dtypes.float0:
+        return x
+    return jnp.asarray(x)
 
 
 def _bar_dtype(aval: Any) -> Any:
@@ -396,7 +399,12 @@ def _check_inputs(name: str, selected: tuple, argnums: int | tuple[int, ...], ho
     for place, arg in zip(places, selected, strict=True):
         for path, leaf in jax.tree_util.tree_flatten_with_path(arg)[0]:
             where = f"argument {place}{jax.tree_util.keystr(path)}"
-            dtype = jax.typeof(_as_value(leaf, where)).dtype
+            aval = jax.typeof(_as_value(leaf, where))
+            if not isinstance(aval, jax.core.ShapedArray):
+                if not is_inexact(aval):
+                    inexact_wanted.append(f"{aval.str_short()} ({where})")
+                continue
+            dtype = aval.dtype
             got = f"{dtype.name} ({where})"
             if holomorphic and not jnp.issubdtype(dtype, jnp.complexfloating):
                 complex_wanted.append(got)
@@ -429,12 +437,12 @@ def _check_references(refs: tuple, tree: Any, avals: tuple) -> None:
         )
     wrong = []
     for key, ref, aval in zip(_key_paths(refs), jax.tree.leaves(refs), avals, strict=True):
-        if isinstance(ref, _compat.GradValue | _compat.DontWant):
+        if isinstance(ref, _compat.GradValue | _compat.DontWant) or not is_inexact(aval):
             continue
         got, expected = jax.typeof(ref), aval.to_ct_aval()
         if not _compat.is_reference(got):
             wrong.append(f"{got.str_short()} at {key} is no reference, jax.ad.GradValue() or jax.ad.DontWant()")
-        elif is_inexact(aval) and (got.shape, got.dtype) != (expected.shape, expected.dtype):
+        elif (got.shape, got.dtype) != (expected.shape, expected.dtype):
             wrong.append(f"{got.str_short()} at {key} is to take a cotangent of type {expected.str_short()}")
     if wrong:
         raise ValueError(f"unexpected JAX type (e.g. shape/dtype) for gradient ref: {'; '.join(wrong)}.")
@@ -474,6 +482,15 @@ def _check_output_dtype(name: str, aval: Any, holomorphic: bool) -> None:
         )
 
 
+def _differs(got: Any, expected: Any, has_cotangent: bool) -> bool:
+    if not isinstance(expected, jax.core.ShapedArray):
+        return got != expected
+    if got.shape != expected.shape:
+        return True
+    varies = not _compat.varying_axes(got) <= _compat.varying_axes(expected)
+    return has_cotangent and (got.dtype != expected.dtype or varies)
+
+
 def _check_cotangent(y_bar: Any, tree: Any, avals: tuple) -> list[Any]:
     """The leaves of a cotangent for outputs of these types; None for a zero: of an integer output, or JAX's own."""
     leaves, got = jax.tree.flatten(y_bar, is_leaf=_compat.is_internal_zero)
@@ -487,7 +504,7 @@ def _check_cotangent(y_bar: Any, tree: Any, avals: tuple) -> list[Any]:
         if _compat.is_internal_zero(leaf):
             continue
         got, expected = jax.typeof(leaf), aval.to_ct_aval()
-        if got.shape != expected.shape or (got.dtype != expected.dtype and is_inexact(aval)):
+        if _differs(got, expected, is_inexact(aval)):
             wrong.append(
                 f"got {got.str_short()}, but expected {expected.str_short()} because the corresponding output{key} of the "
                 f"differentiated function had JAX type {aval.str_short()}"

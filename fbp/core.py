@@ -15,6 +15,7 @@ import jax
 import jax.core
 import jax.extend.core
 import jax.numpy as jnp
+from jax.experimental.hijax import HiType
 from jax.extend.core import Primitive, jaxprs_in_params
 from jax.extend.source_info_util import SourceInfo, summarize
 from jax.interpreters import ad, batching, mlir
@@ -340,12 +341,22 @@ def unbroadcast(x_bar: jax.Array | None, aval: jax.core.ShapedArray) -> jax.Arra
 
 
 def is_inexact(aval: Any) -> bool:
-    """Whether cotangents of this type exist: real and complex arrays have them, integers, booleans and keys do not."""
-    return isinstance(aval, jax.core.ShapedArray) and jnp.issubdtype(aval.dtype, jnp.inexact)
+    """Whether cotangents of this type exist: real and complex arrays have them, integers, booleans and keys do not. A type
+    of `jax.experimental.hijax` has them if it says what its tangents are."""
+    if isinstance(aval, HiType):
+        if type(aval).to_tangent_aval is HiType.to_tangent_aval:
+            return False
+        aval = aval.to_tangent_aval()
+    return isinstance(aval, HiType) or (
+        isinstance(aval, jax.core.ShapedArray) and jnp.issubdtype(aval.dtype, jnp.inexact)
+    )
 
 
 def blank(aval: Any) -> Any:
     """An array of zeros of this type: weakly typed, sharded, and varying over the devices of a `shard_map`, as it is."""
+    if isinstance(aval, jax.core.ShapedArray) and not aval.sharding.mesh.explicit_axes:
+        # That of the mesh around, which in a shard_map is not that of an array from outside.
+        aval = aval.update(sharding=None)
     return ad.zeros_like_aval(aval)
 
 

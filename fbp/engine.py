@@ -12,6 +12,7 @@ that is recorded.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -19,11 +20,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.core
 import jax.numpy as jnp
+from jax.experimental.hijax import HiType
 from jax.extend import source_info_util
 from jax.extend.core import Literal, Primitive, jaxprs_in_params, set_current_trace, take_current_trace
 
 from fbp import _compat
-from fbp.core import Op, Rule, Rulebook, Site, Stopped, is_inexact, value
+from fbp.core import Op, Rule, Rulebook, Site, Stopped, is_inexact, value, zeros
 from fbp.recompute import Constant, Recall, Replay, Rerun, behind, cheapest, numbers, origins
 
 Slot = int | None  # the place of a value on the tape; None for a value that wants no cotangent
@@ -48,15 +50,18 @@ class OutsideReference(ValueError):
     def __init__(self, site: Site):
         super().__init__(
             f"{site} writes a value that is differentiated to a mutable reference made outside of the differentiated "
-            "function, where no cotangent could come back from. Make the reference inside, or stop_gradient the value."
+            "function, or to a box, where no cotangent could come back from. Make the reference inside, or stop_gradient "
+            "the value."
         )
 
 
 class Entry(NamedTuple):
-    """One rule applied once. `residuals` has, for each leaf, the number of an array, or a `Constant`."""
+    """One rule applied once. `residuals` has, for each leaf, the number of an array, or a `Constant`; `mesh` is the one in
+    whose context it was applied."""
 
     rule: Rule
     site: Site
+    mesh: Any
     params: dict[str, Any]
     inputs: tuple[Slot, ...]
     outputs: tuple[Slot, ...]
@@ -111,9 +116,17 @@ class Record(jax.core.Trace):
     def process_primitive(self, primitive: Primitive, args, params, /):
         if primitive is _compat.new_ref_p:
             return Reference(self, primitive.abstract_eval(*map(jax.typeof, args), **params)[0], *args)
+        if primitive is _compat.empty_ref_p:
+            aval = primitive.abstract_eval(**params)[0]
+            return Reference(self, aval, zeros(aval.inner_aval))
         if primitive is _compat.freeze_p and isinstance(args[0], Reference):
             return args[0].contents
+        if primitive is _compat.free_ref_p and isinstance(args[0], Reference):
+            return []
         return self.apply(primitive, args, params, params)
+
+    def cur_qdd(self, x):
+        return _compat.contents_of_box(self.parent, self.lower(x))
 
     def process_custom_jvp_call(self, primitive, fun, jvp, args, /, *, symbolic_zeros):
         params = {"symbolic_zeros": symbolic_zeros}
@@ -157,10 +170,11 @@ class Record(jax.core.Trace):
             with set_current_trace(self):
                 return primitive.fun(*args, **params)
         if rule is None:
-            if any(needs) and any(map(_compat.is_reference, avals)):
+            if any(needs) and any(map(_compat.takes_no_differentiated_values, avals)):
                 raise OutsideReference(Site(primitive, needs, avals, *_here(), Differentiate(self.rules)))
             ys = primitive.bind_with_trace(self.parent, xs, avals, bind_params)
-            if any(needs) and any(is_inexact(jax.typeof(y)) for y in _listed(ys)):
+            unread = any(map(_compat.is_reference, avals))  # what is in a reference from outside is constant
+            if any(needs) and not unread and any(is_inexact(jax.typeof(y)) for y in _listed(ys)):
                 site = Site(primitive, needs, avals, *_here(), Differentiate(self.rules))
                 raise MissingRule(site)
             if any(needs):
@@ -187,13 +201,17 @@ class Record(jax.core.Trace):
             site = site._replace(out_avals=tuple(jax.typeof(y) for y in tracers))
             leaves, tree = jax.tree.flatten(residuals)
             kept = tuple(self.keep(leaf) for leaf in leaves)
-            self.entries.append(Entry(rule, site, params, inputs, outputs, kept, tree))
+            mesh = jax.sharding.get_abstract_mesh()
+            self.entries.append(Entry(rule, site, mesh, params, inputs, outputs, kept, tree))
         return tracers if primitive.multiple_results else tracers[0]
 
     def may_rerun(self, primitive, xs, inner=()) -> bool:
         """Whether an operation, with these programs inside, is better run again than what it gives is kept. Not where Python
-        sees the values: nothing is staged there in which it could wait for the backward pass."""
-        return any(map(_is_staged, xs)) and self.rules.is_cheap(primitive, inner)
+        sees the values: nothing is staged there in which it could wait for the backward pass. Nor with explicit sharding,
+        where an operation runs in the context of its mesh."""
+        if jax.sharding.get_abstract_mesh().explicit_axes or not any(map(_is_staged, xs)):
+            return False
+        return self.rules.is_cheap(primitive, inner)
 
     def note_rerun(self, primitive, inner, xs, run, gives):
         if self.may_rerun(primitive, xs, inner):
@@ -235,7 +253,8 @@ class Record(jax.core.Trace):
         return isinstance(y, Stopped) or not is_inexact(jax.typeof(y))
 
     def keep(self, leaf: Any) -> int | Constant:
-        if not isinstance(leaf, jax.Array):
+        # A tracer may be of a reference from outside, which the bwd of a custom_vjp writes.
+        if not isinstance(leaf, jax.Array | jax.core.Tracer):
             return Constant(leaf)
         if id(leaf) not in self.index_of:
             self.index_of[id(leaf)] = len(self.arrays)
@@ -333,10 +352,11 @@ class Pullback:
             if all(bar is None for bar in entry_bars):
                 continue
             with source_info_util.user_context(entry.site.source.traceback, name_stack=entry.site.source.name_stack):
-                kept = [recall(k, entry_bars) for k in entry.residuals]
-                residuals = jax.tree.unflatten(entry.residuals_tree, kept)
-                x_bars = entry.rule.bwd(entry.site, residuals, *entry_bars, **entry.params)
-                for slot, x_bar in zip(entry.inputs, _checked(entry, x_bars), strict=True):
+                with _in_context(entry.mesh):
+                    kept = [recall(k, entry_bars) for k in entry.residuals]
+                    residuals = jax.tree.unflatten(entry.residuals_tree, kept)
+                    x_bars = _checked(entry, entry.rule.bwd(entry.site, residuals, *entry_bars, **entry.params))
+                for slot, x_bar in zip(entry.inputs, x_bars, strict=True):
                     _accumulate(bars, slot, x_bar)
         return [bars.get(slot) if needed else None for slot, needed in enumerate(tape.needs)]
 
@@ -365,10 +385,22 @@ class _Same:
         return id(self.value)
 
 
+def _in_context(mesh: Any) -> contextlib.AbstractContextManager:
+    """The context of a mesh: with explicit sharding, an operation may be of another mesh than those around it."""
+    current = jax.sharding.get_abstract_mesh()
+    another = mesh != current and (mesh.explicit_axes or current.explicit_axes)
+    return jax.sharding.use_abstract_mesh(mesh) if another else contextlib.nullcontext()
+
+
 def _accumulate(bars: dict[int, Any], slot: Slot, bar: Any) -> None:
     """Cotangents of a value used twice add up. y = f(x, x)  =>  x_bar = a_bar + b_bar."""
     if slot is not None and bar is not None:
-        bars[slot] = bar if slot not in bars else jax.lax.add(bars[slot], bar)
+        if slot in bars and isinstance(kind := jax.typeof(bar), HiType):
+            bar = kind.vspace_add(bars[slot], bar)
+        elif slot in bars:
+            with _in_context(jax.typeof(bar).sharding.mesh):
+                bar = jax.lax.add(bars[slot], bar)
+        bars[slot] = bar
 
 
 def _checked(entry: Entry, x_bars: Sequence[Any]) -> list[Any]:
@@ -380,7 +412,7 @@ def _checked(entry: Entry, x_bars: Sequence[Any]) -> list[Any]:
         )
     checked = list(x_bars)
     for i, (x_bar, aval, slot) in enumerate(zip(x_bars, avals, entry.inputs, strict=True)):
-        if slot is None or x_bar is None:
+        if slot is None or x_bar is None or isinstance(aval, HiType):
             continue
         bar = jax.typeof(x_bar)
         if (bar.shape, bar.dtype) != (aval.shape, aval.dtype):
@@ -388,8 +420,9 @@ def _checked(entry: Entry, x_bars: Sequence[Any]) -> list[Any]:
                 f"the rule for {entry.site} returned a cotangent of type {bar.str_short()} for input {i}, which is "
                 f"{aval.str_short()}; a cotangent has the shape and dtype of its primal."
             )
-        if bar.sharding != aval.sharding and aval.sharding.mesh.explicit_axes:
-            checked[i] = jax.sharding.reshard(x_bar, aval.sharding)
+        expected = aval.to_ct_aval().sharding
+        if bar.sharding != expected and expected.mesh.explicit_axes:
+            checked[i] = jax.sharding.reshard(x_bar, expected)
     return checked
 
 

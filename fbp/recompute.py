@@ -162,4 +162,5 @@ def after(x: Any, bars: Sequence[Any]) -> Any:
 
 
 def _is_real(x: Any) -> bool:
-    return isinstance(x, jax.core.Tracer) and jnp.issubdtype(x.dtype, jnp.floating) and x.size > 0
+    aval = jax.typeof(x) if isinstance(x, jax.core.Tracer) else None
+    return isinstance(aval, jax.core.ShapedArray) and jnp.issubdtype(aval.dtype, jnp.floating) and aval.size > 0

@@ -275,19 +275,64 @@ def test_cotangents_added_to_references():
     assert_same(*results)
 
 
-def test_a_cotangent_is_sharded_as_its_primal():
+PARTS = jax.sharding.PartitionSpec
+
+
+def _in_another_mesh(x):
+    explicit = jax.sharding.get_abstract_mesh()
+    automatic = explicit.update_axis_types(dict.fromkeys(explicit.axis_names, jax.sharding.AxisType.Auto))
+    with jax.sharding.use_abstract_mesh(automatic):
+        y = jnp.sin(jax.sharding.reshard(x, PARTS(None, None)))
+        y = y @ y.T
+    return jax.sharding.reshard(y, PARTS("i", None))
+
+
+SHARDED = {
+    "relu": jax.nn.relu,
+    "replicated factor": lambda x: x @ jnp.ones((2, 3)),
+    "column": lambda x: x[:, 0],
+    "divided contraction": lambda x: jnp.einsum("ij,ik->jk", x, x, out_sharding=PARTS(None, None)),
+    "in a scan": lambda x: jax.lax.scan(
+        lambda h, _: (jnp.einsum("ij,jk->ik", jnp.einsum("ij,kj->ik", h, x, out_sharding=PARTS("i", None)), x), None),
+        x,
+        None,
+        length=2,
+    )[0],
+    "gather": lambda x: x.at[jnp.array([0, 3, 3])].get(out_sharding=PARTS(None, None)),
+    "scatter": lambda x: jax.vmap(lambda x, i: x.at[i].set(2 * x[1 - i]))(
+        x, jnp.arange(8, out_sharding=PARTS("i")) % 2
+    ),
+    "dynamic update": lambda x: jax.lax.dynamic_update_slice(x, jnp.sin(x[:4]), (2, 0)),
+    "max pooling": lambda x: jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 2), (1, 1), "SAME"),
+    "convolution": lambda x: jax.lax.conv_general_dilated(
+        x[:, :, None], jnp.ones((2, 1, 3)), (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC")
+    ),
+    "auto_axes": jax.sharding.auto_axes(lambda x: jnp.sin(x) @ jnp.cos(x).T, out_sharding=PARTS("i", None)),
+    "another mesh": _in_another_mesh,
+}
+
+
+@pytest.mark.parametrize("fun", SHARDED.values(), ids=SHARDED)
+def test_a_cotangent_is_sharded_as_its_primal(fun):
     mesh = jax.make_mesh((4,), ("i",), axis_types=(jax.sharding.AxisType.Explicit,))
-    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("i"))
     with jax.set_mesh(mesh):
-        x = jax.device_put(jnp.arange(8.0).reshape(4, 2), rows)
-        for fun in (
-            lambda x: jnp.sum(jax.nn.relu(x)),
-            lambda x: jnp.sum(x @ jnp.ones((2, 3))),
-            lambda x: jnp.sum(x[:, 0]),
-        ):
-            gradient, expected = fbp.grad(fun)(x), jax.grad(fun)(x)
+        x = jax.device_put(jnp.arange(16.0).reshape(8, 2) / 8, PARTS("i", None))
+        loss = lambda x: jnp.sum(fun(x) ** 2)
+        for gradient in (fbp.grad(loss)(x), jax.jit(fbp.grad(loss))(x)):
+            expected = jax.grad(loss)(x)
             assert gradient.sharding == expected.sharding
-            assert jnp.array_equal(gradient, expected)
+            np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_cotangent_of_a_parameter_that_is_reduced_is_unreduced():
+    mesh = jax.make_mesh((4,), ("i",), axis_types=(jax.sharding.AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        w = jax.device_put(jnp.ones((2, 3)), PARTS(None, None, reduced={"i"}))
+        x = jax.device_put(jnp.arange(16.0).reshape(8, 2), PARTS("i", None))
+        loss = lambda w: jnp.sum(jnp.sin(x @ w))
+        gradient, expected = jax.jit(fbp.grad(loss))(w), jax.jit(jax.grad(loss))(w)
+        assert gradient.sharding == expected.sharding
+        np.testing.assert_allclose(*(jax.sharding.reshard(g, PARTS()) for g in (gradient, expected)), rtol=1e-5)
 
 
 def test_rules_that_are_no_rulebook_are_refused():

@@ -147,6 +147,80 @@ def test_a_differentiated_value_is_not_written_to_a_reference_from_outside():
     assert not log[...].any()
 
 
+@jax.custom_vjp
+def noting_its_cotangent(x, ref):
+    return x
+
+
+def _note(ref, g):
+    ref[...] += g
+    return 2 * g, None
+
+
+noting_its_cotangent.defvjp(lambda x, ref: (x, ref), _note)
+
+
+def noting(x, ref):
+    return jnp.sin(noting_its_cotangent(jnp.sin(x), ref))
+
+
+CALLS = {
+    "plain": noting,
+    "jit": jax.jit(noting),
+    "checkpoint": jax.checkpoint(noting),
+    "checkpoint with a policy": jax.checkpoint(noting, policy=lambda *_, **__: True),
+    "scan": lambda x, ref: lax.scan(lambda h, _: (noting(h, ref), None), x, None, length=3)[0],
+    "checkpoint in scan": lambda x, ref: lax.scan(
+        lambda h, _: (jax.checkpoint(noting)(h, ref), None), x, None, length=3
+    )[0],
+}
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_the_bwd_of_a_custom_vjp_may_write_to_a_reference_from_outside(call):
+    """As JAX's guide to references plumbs statistics of the backward pass out of it."""
+
+    def cotangents(grad):
+        notes = []
+        for fun in (call, jax.jit(call)):
+            ref = jax.new_ref(jnp.zeros(()))
+            notes.append((grad(fun)(2.0, ref), ref[...]))
+            closed_over = jax.new_ref(jnp.zeros(()))
+            notes.append((grad(lambda x, fun=fun, ref=closed_over: fun(x, ref))(2.0), closed_over[...]))
+        return notes
+
+    np.testing.assert_allclose(cotangents(fbp.grad), cotangents(jax.grad), rtol=1e-6)
+
+
+def test_a_differentiated_value_may_be_written_to_a_reference_of_the_kind_that_has_no_gradient():
+    def fun(x, ref):
+        ref[...] += 2 * x
+        return jnp.sum(x * x)
+
+    refs = [jax.new_ref(jnp.zeros(3), kind="no_grad_no_remat") for _ in range(2)]
+    np.testing.assert_allclose(fbp.grad(fun)(X, refs[0]), jax.grad(fun)(X, refs[1]))
+    np.testing.assert_allclose(refs[0][...], refs[1][...])
+
+
+def test_a_reference_that_was_made_empty_and_is_freed():
+    @jax.jit
+    def fun(x):
+        ref = jax.empty_ref(jax.ShapeDtypeStruct((3,), "float32"))
+        ref[...] = jnp.sin(x)
+        y = ref[...]
+        jax.free_ref(ref)
+        return jnp.sum(y * y)
+
+    np.testing.assert_allclose(fbp.grad(fun)(X), jax.grad(fun)(X), rtol=1e-6)
+
+
+def test_what_is_given_in_the_place_of_an_integer_is_no_matter_to_with_refs():
+    total = jax.new_ref(jnp.zeros(3))
+    _, pullback = fbp.vjp(lambda x, i: x[i] ** 2, X, 1)
+    pullback.with_refs(total, object())(1.0)
+    np.testing.assert_allclose(total[...], [0, 4, 0])
+
+
 def test_a_reference_has_no_gradient():
     with pytest.raises(TypeError, match="argument 0 is a mutable reference"):
         fbp.grad(lambda ref: jnp.sum(ref[...]))(jax.new_ref(X))

@@ -16,7 +16,7 @@ from jax.extend.core import primitives as p
 from fbp import _compat
 from fbp.core import Rule, Stopped, is_inexact, value, zeros
 from fbp.rules.common import split, written_out
-from fbp.rules.residuals import carve, refill
+from fbp.rules.residuals import jitted
 
 
 @jax.jit
@@ -29,16 +29,14 @@ def apply_pullback(pullback, y_bars):
 @functools.lru_cache(maxsize=4096)
 def _jitted_forward(vjp, jaxpr, needs, name, inline):
     def forward(*xs):
-        ys, pullback = vjp(_compat.jaxpr_fun(jaxpr), needs, *xs)
-        return ys, carve(pullback, [*xs, *map(value, ys)])
+        return vjp(_compat.jaxpr_fun(jaxpr), needs, *xs)
 
     forward.__name__ = forward.__qualname__ = name
-    return jax.jit(forward, inline=inline)
+    return jitted(forward, inline=inline)
 
 
 def _jit_forward(site, *xs, jaxpr, name, inline, **_):
-    ys, carved = _jitted_forward(site.vjp, jaxpr, site.needs, name, inline)(*xs)
-    return ys, refill(carved, [*xs, *map(value, ys)])
+    return _jitted_forward(site.vjp, jaxpr, site.needs, name, inline)(*xs)
 
 
 def _jit_backward(site, pullback, *y_bars, **_):

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import PartitionSpec
 
 from fbp.core import zeros
 
@@ -33,6 +34,16 @@ def as_complex(x: jax.Array) -> jax.Array:
 def spread(g, shape, axes):
     """A cotangent of a reduced array, repeated along the axes that were reduced."""
     return lax.broadcast_in_dim(g, shape, [axis for axis in range(len(shape)) if axis not in axes])
+
+
+def explicit_sharding(aval, axes=None):
+    """That of the cotangent of a value of this type, or of one with these of its axes; None where XLA decides."""
+    sharding = aval.to_ct_aval().sharding
+    if not sharding.mesh.explicit_axes:
+        return None
+    spec = sharding.spec
+    parts = [spec.partitions[i] for i in (range(aval.ndim) if axes is None else axes)]
+    return sharding.update(spec=PartitionSpec(*parts, unreduced=spec.unreduced, reduced=spec.reduced))
 
 
 def written_out(y_bars, avals):

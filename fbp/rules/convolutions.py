@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -25,7 +26,7 @@ from jax.extend.core import primitives as p
 
 from fbp.core import Rule
 from fbp.rules import choices
-from fbp.rules.common import swapped_precision, taps
+from fbp.rules.common import explicit_sharding, swapped_precision, taps
 from fbp.rules.shapes import unpad
 
 
@@ -61,7 +62,7 @@ class Convolution(NamedTuple):
     def channels_last(self) -> Convolution:
         """The same convolution of such an input and output."""
         x_spec, w_spec, _ = self.dimension_numbers
-        x = jax.ShapeDtypeStruct([self.x.shape[i] for i in (x_spec[0], *x_spec[2:], x_spec[1])], self.x.dtype)
+        x = jax.core.ShapedArray(tuple(self.x.shape[i] for i in (x_spec[0], *x_spec[2:], x_spec[1])), self.x.dtype)
         spec = (0, x.ndim - 1, *range(1, x.ndim - 1))
         return self._replace(x=x, dimension_numbers=lax.ConvDimensionNumbers(spec, w_spec, spec))
 
@@ -72,7 +73,7 @@ class Convolution(NamedTuple):
 
 def _divided(aval, axis, n):
     shape = [size // n if i == axis else size for i, size in enumerate(aval.shape)]
-    return jax.ShapeDtypeStruct(shape, aval.dtype)
+    return jax.core.ShapedArray(tuple(shape), aval.dtype)
 
 
 # ------------------------------------------------------------------------------------------ XLA's own, for every kind
@@ -120,6 +121,7 @@ def xla_input_bar(conv: Convolution, g, w):
         feature_group_count=groups,
         precision=conv.precision,
         preferred_element_type=conv.preferred_element_type,
+        out_sharding=explicit_sharding(conv.x) if conv.batch_group_count == 1 else None,
     )
     return split_axis(x_bar, x_spec[1], groups, x_spec[0]) if conv.batch_group_count > 1 else x_bar
 
@@ -152,6 +154,7 @@ def xla_kernel_bar(conv: Convolution, g, x):
         batch_group_count=batch_group_count,
         precision=swapped_precision(conv.precision),
         preferred_element_type=conv.preferred_element_type,
+        out_sharding=explicit_sharding(conv.w),
     )
 
 

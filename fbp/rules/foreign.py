@@ -29,7 +29,7 @@ def _functions(rule) -> list:
         return [*_functions(rule.func), *(f for arg in rule.args for f in _functions(arg))]
     if isinstance(rule, list | tuple):
         return [f for part in rule for f in _functions(part)]
-    return [rule] if inspect.isfunction(rule) else []
+    return [rule] if inspect.isroutine(rule) and hasattr(rule, "__module__") else []
 
 
 def _listed(ys):

@@ -1,11 +1,12 @@
 """Indexing: reading some elements, or writing them. What was read is where the cotangent is written, and the reverse."""
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import primitives as p
 
 from fbp.core import Rule, zeros
-from fbp.rules.common import where
+from fbp.rules.common import explicit_sharding, where
 
 
 # The primitives move a start that is out of bounds to the nearest that is not, and -1 is out of bounds. (To the functions
@@ -33,9 +34,9 @@ def _dynamic_update_slice_forward(site, x, update, *starts):
 
 def _dynamic_update_slice_backward(site, starts, g):
     """What was overwritten has no influence; what was written has it where it was written."""
-    shape = site.avals[1].shape
-    x_bar = write_at(starts, g, lax.full(shape, 0, g.dtype)) if site.needs[0] else None
-    update_bar = read_at(starts, g, shape) if site.needs[1] else None
+    update = site.avals[1]
+    x_bar = write_at(starts, g, zeros(update)) if site.needs[0] else None
+    update_bar = read_at(starts, g, update.shape) if site.needs[1] else None
     return [x_bar, update_bar, *[None] * len(starts)]
 
 
@@ -116,13 +117,15 @@ def _scatter_backward(site, indices, g, **params):
     """y = x, and y[i] = u  =>  x_bar = g but 0 at i, u_bar = g[i]. Of several updates to one place, the one that was
     left there has the cotangent: each is numbered, and the numbers are written as the updates were."""
     updates = site.avals[2]
-    x_bar = write(lax.scatter, g, indices, lax.full(updates.shape, 0, g.dtype), **params) if site.needs[0] else None
+    x_bar = write(lax.scatter, g, indices, zeros(updates), **params) if site.needs[0] else None
     if not site.needs[2]:
         return [x_bar, None, None]
     update_bar = read_back(g, indices, updates, **params)
     if not params["unique_indices"]:
         numbers = 1 + lax.iota(jnp.int32, max(updates.size, 1))[: updates.size].reshape(updates.shape)
-        left = write(lax.scatter, lax.full(g.shape, 0, numbers.dtype), indices, numbers, **params)
+        if sharding := explicit_sharding(updates):
+            numbers = jax.sharding.reshard(numbers, sharding)
+        left = write(lax.scatter, lax.full_like(g, 0, numbers.dtype), indices, numbers, **params)
         mine = read_back(left, indices, updates, **params) == numbers
         update_bar = where(mine, update_bar, lax.full_like(update_bar, 0))
     return [x_bar, None, update_bar]

@@ -21,7 +21,7 @@ from jax.extend.core import primitives as p
 from fbp import _compat
 from fbp.core import Rule, Stopped, blank, value, zeros
 from fbp.rules.common import split
-from fbp.rules.residuals import Carved, carve, refill
+from fbp.rules.residuals import Carved, carve, jitted, refill
 from fbp.rules.staging import needed_for, read, run, variables
 from fbp.rules.sums import sums_after_loop
 
@@ -64,8 +64,7 @@ class Scanned:
 
 def _scan_forward(site, *xs, jaxpr, length, reverse, unroll, **params):
     sizes = _compat.scan_counts(params)
-    ys, carved = _scan(site.vjp, jaxpr, site.needs, sizes, (length, reverse, unroll))(*xs)
-    return ys, refill(carved, [*xs, *map(value, ys)])
+    return _scan(site.vjp, jaxpr, site.needs, sizes, (length, reverse, unroll))(*xs)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -112,10 +111,9 @@ def _scan(vjp, jaxpr, needs, sizes, options):
         once = {i: x for i, x in [*enumerate(consts), *enumerate(fixed, first_fixed)] if i in read}
         stacked = {i: x for i, x in enumerate([*xs, *ys], n_consts) if i in read}
         residuals = Scanned(saved, once, stacked, carved.tree, sources, sizes, wanted, tuple(jaxpr.in_avals), options)
-        outputs = [y if flow else Stopped(y) for y, flow in zip([*carry, *ys], flows, strict=True)]
-        return outputs, carve(residuals, [*inputs, *carry, *ys])
+        return [y if flow else Stopped(y) for y, flow in zip([*carry, *ys], flows, strict=True)], residuals
 
-    return jax.jit(scan)
+    return jitted(scan)
 
 
 def _invariant_outputs(staged, consts, start):
@@ -218,8 +216,7 @@ class Branched:
 
 
 def _cond_forward(site, index, *xs, branches, **_):
-    ys, carved = _cond(site.vjp, branches, site.needs[1:])(index, *xs)
-    return ys, refill(carved, [index, *xs])
+    return _cond(site.vjp, branches, site.needs[1:])(index, *xs)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -256,9 +253,9 @@ def _cond(vjp, branches, needs):
         known = {i: x for i, x in enumerate(xs) if i in read}
         how = tuple((c.tree, c.sources, tuple(p)) for c, p in zip(carvings, places, strict=True))
         branched = Branched(index, saved, known, how, tuple(branches[0].in_avals))
-        return [y if flow else Stopped(y) for y, flow in zip(ys, flows, strict=True)], carve(branched, [index, *xs])
+        return [y if flow else Stopped(y) for y, flow in zip(ys, flows, strict=True)], branched
 
-    return jax.jit(cond)
+    return jitted(cond)
 
 
 def _share_places(types):

@@ -5,11 +5,12 @@ from jax import lax
 from jax.extend.core import primitives as p
 
 from fbp.core import Rule, zeros
-from fbp.rules.common import where_flowing
+from fbp.rules.common import explicit_sharding, where_flowing
 
 
 def _sort_forward(site, *xs, dimension, is_stable, num_keys):
-    places = lax.broadcasted_iota(jnp.int32, xs[0].shape, dimension)
+    sharding = explicit_sharding(site.avals[0])
+    places = lax.broadcasted_iota(jnp.int32, xs[0].shape, dimension, out_sharding=sharding)
     *ys, order = lax.sort((*xs, places), dimension=dimension, is_stable=is_stable, num_keys=num_keys)
     return ys, order
 

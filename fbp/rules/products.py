@@ -8,7 +8,7 @@ from jax.extend.core import primitives as p
 
 from fbp import _compat
 from fbp.core import table
-from fbp.rules.common import swapped_precision
+from fbp.rules.common import explicit_sharding, swapped_precision
 
 
 def dot_bars(g, other, aval, dimension_numbers, swapped, options):
@@ -26,12 +26,12 @@ def dot_bars(g, other, aval, dimension_numbers, swapped, options):
     over = list(range(first, first + len(free_other))), free_other
     side_by_side = list(range(n_batch)), list(batch_other)
     contracted_in_order = [contracted[i] for i in np.argsort(contracted_other, kind="stable")]
+    axes = [*batch, *contracted_in_order, *free] if swapped else [*batch, *free, *contracted_in_order]
+    options["out_sharding"] = explicit_sharding(aval, axes)
     if swapped:
         product = lax.dot_general(other, g, ((over[1], over[0]), (side_by_side[1], side_by_side[0])), **options)
-        axes = [*batch, *contracted_in_order, *free]
     else:
         product = lax.dot_general(g, other, (over, side_by_side), **options)
-        axes = [*batch, *free, *contracted_in_order]
     return lax.convert_element_type(lax.transpose(product, np.argsort(axes)), aval.dtype)
 
 

@@ -16,6 +16,7 @@ from jax.extend.core import primitives as p
 from fbp import _compat
 from fbp.core import Rule, Stopped
 from fbp.rules.common import keep_nothing, where_flowing
+from fbp.rules.residuals import Carved, carve, refill
 from fbp.rules.staging import needed_for, read, run, without_calls
 
 
@@ -35,9 +36,10 @@ def _split(vjp, jaxpr, avals, needs, policy, prevent_cse):
     reads; that pass; and through which ys no cotangent flows."""
 
     def forward(*xs):
-        return vjp(_compat.jaxpr_fun(jaxpr), needs, *xs)
+        ys, pullback = vjp(_compat.jaxpr_fun(jaxpr), needs, *xs)
+        return ys, carve(pullback, xs)
 
-    staged, (ys, pullback) = jax.make_jaxpr(forward, return_shape=True)(*avals)
+    staged, (ys, carved) = jax.make_jaxpr(forward, return_shape=True)(*avals)
     if policy is not None:  # it is asked of what is inside of jitted functions, too
         staged = jax.make_jaxpr(without_calls(staged))(*avals)
     eqns, inputs = staged.jaxpr.eqns, staged.jaxpr.invars
@@ -48,7 +50,7 @@ def _split(vjp, jaxpr, avals, needs, policy, prevent_cse):
         return bool(eqn.effects) or _compat.is_saveable(policy, eqn)
 
     again, saved, starts = needed_for(residuals, eqns, is_saved)
-    read_places = [i for i, v in enumerate(inputs) if v in starts]
+    read_places = [i for i, v in enumerate(inputs) if v in starts or i in carved.sources]
     effects = [eqn for eqn in eqns if eqn.effects]
     needed, _, _ = needed_for([*outputs, *saved, *(v for eqn in effects for v in eqn.invars)], eqns)
     chosen = {id(eqn) for eqn in [*needed, *effects]}
@@ -65,13 +67,21 @@ def _split(vjp, jaxpr, avals, needs, policy, prevent_cse):
         if (
             prevent_cse
         ):  # else XLA finds these equations to be those of the forward pass, and keeps their values after all
-            saved_values, input_values = lax.optimization_barrier((saved_values, input_values))
-        values = constants | dict(zip(saved, saved_values, strict=True))
-        values |= {inputs[i]: x for i, x in zip(read_places, input_values, strict=True)}
+            saved_values, input_values = _held_back((saved_values, input_values))
+        known = dict(zip(read_places, input_values, strict=True))
+        values = constants | dict(zip(saved, saved_values, strict=True)) | {inputs[i]: x for i, x in known.items()}
         run(again, values)
-        return jax.tree.unflatten(jax.tree.structure(pullback), read(values, residuals))(*y_bars)
+        return refill(Carved(read(values, residuals), carved.tree, carved.sources), known)(*y_bars)
 
     return jax.jit(first), read_places, pull, [isinstance(y, Stopped) for y in ys]
+
+
+def _held_back(values):
+    """The arrays among the values behind a barrier. (References have none.)"""
+    leaves, tree = jax.tree.flatten(values)
+    places = [i for i, x in enumerate(leaves) if isinstance(x, jax.Array)]
+    held = dict(zip(places, lax.optimization_barrier([leaves[i] for i in places]), strict=True))
+    return jax.tree.unflatten(tree, [held.get(i, x) for i, x in enumerate(leaves)])
 
 
 def _remat_forward(site, *xs, jaxpr, prevent_cse, policy, **_):

@@ -6,10 +6,13 @@ inside and put back on the outside, so that a `jit` returns no array twice and a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+
+from fbp.core import value
 
 
 @jax.tree_util.register_pytree_node_class
@@ -39,3 +42,20 @@ def refill(carved: Carved, known: Sequence[Any] | dict[int, Any]) -> Any:
     """Puts the known values back: refill(carve(tree, known), known) == tree."""
     own = iter(carved.leaves)
     return jax.tree.unflatten(carved.tree, [next(own) if i is None else known[i] for i in carved.sources])
+
+
+def jitted(forward: Callable, **options: Any) -> Callable:
+    """`forward(*xs) -> ys, residuals`, jitted. Residuals that are among the xs or ys stay outside: what a jit returns is a
+    copy, and a mutable reference it cannot return."""
+
+    @functools.partial(jax.jit, **options)
+    @functools.wraps(forward)
+    def inside(*xs):
+        ys, residuals = forward(*xs)
+        return ys, carve(residuals, [*xs, *map(value, ys)])
+
+    def outside(*xs):
+        ys, carved = inside(*xs)
+        return ys, refill(carved, [*xs, *map(value, ys)])
+
+    return outside

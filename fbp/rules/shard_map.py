@@ -29,6 +29,7 @@ class Place(NamedTuple):
     mesh: Any
     axes: tuple[str, ...]
     check_vma: bool
+    mapped: frozenset[str] = frozenset()  # those along which a `vmap` around it spreads its examples
 
     def run(self, fun, in_specs, out_specs, *args):
         options = {"mesh": self.mesh, "check_vma": self.check_vma, "axis_names": set(self.axes)}
@@ -48,7 +49,9 @@ class Place(NamedTuple):
 
     def varying(self, aval):
         """The axes along which a value inside may vary."""
-        return [axis for axis in self.axes if not self.check_vma or axis in _compat.varying_axes(aval)]
+        if self.check_vma:
+            return [axis for axis in self.axes if axis in _compat.varying_axes(aval)]
+        return [axis for axis in self.axes if axis not in self.mapped]
 
     def divided(self, spec):
         """The axes by which an input or output is divided among the devices."""
@@ -57,7 +60,7 @@ class Place(NamedTuple):
 
     def copied(self, spec):
         """The other axes: along these it exists in copies."""
-        return [axis for axis in self.axes if axis not in self.divided(spec)]
+        return [axis for axis in self.axes if axis not in self.mapped and axis not in self.divided(spec)]
 
 
 @functools.partial(
@@ -80,7 +83,8 @@ class Sharded:
 
 
 def _shard_map_forward(site, *xs, jaxpr, mesh, in_specs, out_specs, check_vma, newly_manual_axes):
-    place = Place(mesh, tuple(axis for axis in mesh.axis_names if axis in newly_manual_axes), check_vma)
+    axes = tuple(axis for axis in mesh.axis_names if axis in newly_manual_axes)
+    place = Place(mesh, axes, check_vma, _compat.axes_of_vmaps())
     return _shard_map(site.vjp, jaxpr, site.needs, place, tuple(in_specs), tuple(out_specs))(*xs)
 
 

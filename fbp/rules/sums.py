@@ -26,8 +26,7 @@ def sums_after_loop(step: Callable, once: Any, carry: Any, slices: Any) -> tuple
     that are better had after the loop: `step(...) -> sums, carry, ys, factors`, and `after(slices, factors) -> sums`, of
     the stacked slices and factors. Each has None in the places of the other's.
     """
-    one = jax.eval_shape(lambda xs: jax.tree.map(lambda x: x[0], xs), slices)
-    staged, shapes = jax.make_jaxpr(step, return_shape=True)(once, carry, one)
+    staged, shapes = jax.make_jaxpr(step, return_shape=True)(once, carry, _slice_types(slices))
     staged = jax.make_jaxpr(without_calls(staged))(*staged.in_avals)
     jaxpr, tree = staged.jaxpr, jax.tree.structure(shapes)
     n_sums = len(jax.tree.leaves(shapes[0]))
@@ -54,6 +53,14 @@ def sums_after_loop(step: Callable, once: Any, carry: Any, slices: Any) -> tuple
         return jax.tree.unflatten(jax.tree.structure(shapes[0]), sums)
 
     return shortened, after
+
+
+def _slice_types(slices: Any) -> Any:
+    """The types of what a step of a loop gets of the stacked slices."""
+    seen = []
+    step = lambda _, xs: (None, seen.append(jax.tree.map(jax.typeof, xs)))
+    jax.eval_shape(lambda slices: jax.lax.scan(step, None, slices), slices)
+    return seen[0]
 
 
 class Postponed(NamedTuple):

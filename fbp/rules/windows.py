@@ -39,7 +39,7 @@ def _choice(x, y_shape, select_prim, *, window_dimensions, window_strides, paddi
     config = _padding_config(padding, base_dilation)
     padded = lax.pad(x, _last_choice(select_prim, x.dtype), config)
     # Padding is never chosen, not even where an element equals it.
-    inside = lax.pad(lax.full(x.shape, True), False, config) if any(c != (0, 0, 0) for c in config) else None
+    inside = lax.pad(lax.full_like(x, True, bool), False, config) if any(c != (0, 0, 0) for c in config) else None
     best: Any = None  # the element chosen so far,
     choice: Any = None  # its number,
     found: Any = None  # and whether there was one, besides padding
@@ -47,13 +47,13 @@ def _choice(x, y_shape, select_prim, *, window_dimensions, window_strides, paddi
         candidate = lax.slice(padded, starts, ends, window_strides)
         valid = None if inside is None else lax.slice(inside, starts, ends, window_strides)
         if best is None:
-            best, choice, found = candidate, lax.full(y_shape, 0, jnp.int8), valid
+            best, choice, found = candidate, lax.full_like(candidate, 0, jnp.int8), valid
             continue
         keep = select_prim.bind(best, candidate)
         if valid is not None:
             keep = (keep & found) | ~valid
             found = found | valid
-        best, choice = where(keep, best, candidate), where(keep, choice, lax.full(y_shape, k, jnp.int8))
+        best, choice = where(keep, best, candidate), where(keep, choice, lax.full_like(candidate, k, jnp.int8))
     return choice
 
 
@@ -61,7 +61,7 @@ def _to_choice(g, choice, x, *, window_dimensions, window_strides, padding, base
     """Each g to the element of x (a type) that was chosen: a sum of masked copies of g, without a second search."""
     config = _padding_config(padding, base_dilation)
     sizes = [spread_size(n, d) + lo + hi for n, d, (lo, hi) in zip(x.shape, base_dilation, padding, strict=True)]
-    padded_bar = lax.full(sizes, 0, g.dtype)
+    padded_bar: Any = 0
     for k, (starts, ends) in enumerate(taps(window_dimensions, window_dilation, window_strides, g.shape)):
         part = where(choice == k, g, lax.full_like(g, 0))
         around = [(a, n - b, s - 1) for a, b, n, s in zip(starts, ends, sizes, window_strides, strict=True)]

@@ -37,3 +37,15 @@ def test_the_largest_get_the_cotangent():
 
 def test_places_have_no_gradient():
     assert fbp.grad(lambda x: x[jnp.argmax(x)] * 1.0)(X).tolist() == [1, 0, 0, 0]
+
+
+def test_what_is_sorted_may_be_explicitly_sharded():
+    """Which JAX's own rule is not made for."""
+    loss = lambda x: jnp.sum(jnp.sort(x, axis=1)[:, 0] ** 2)
+    x = jnp.cos(jnp.arange(8.0)).reshape(4, 2)
+    mesh = jax.make_mesh((4,), ("i",), axis_types=(jax.sharding.AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        rows = jax.device_put(x, jax.NamedSharding(mesh, jax.sharding.PartitionSpec("i", None)))
+        gradient = fbp.grad(loss)(rows)
+    assert gradient.sharding == rows.sharding
+    assert jnp.array_equal(gradient, jax.grad(loss)(x))

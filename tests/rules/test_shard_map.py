@@ -1,5 +1,12 @@
-import pytest
+import functools
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+import fbp
 from fbp.check.cases.shard_map import CASES
 from fbp.check.suite import check_case
 
@@ -7,3 +14,37 @@ from fbp.check.suite import check_case
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_agrees_with_jax(case):
     check_case(case, "float64")
+
+
+@pytest.mark.parametrize("check_vma", [True, False])
+def test_examples_of_a_vmap_around_it_may_be_spread_along_an_axis_of_the_mesh(check_vma):
+    mesh = jax.make_mesh((2, 2), ("x", "y"))
+    options = {"mesh": mesh, "in_specs": PartitionSpec("y"), "out_specs": PartitionSpec(), "check_vma": check_vma}
+    fun = jax.shard_map(lambda x: jnp.sin(jax.lax.psum(jnp.sum(x * x), "y")), **options)
+    x = jnp.arange(16.0).reshape(4, 4)
+    gradient = jax.vmap(fbp.grad(fun), spmd_axis_name="x")(x)
+    np.testing.assert_allclose(gradient, jax.vmap(jax.grad(fun), spmd_axis_name="x")(x), rtol=1e-6)
+
+
+def test_an_array_from_outside_that_is_not_read_has_a_zero_gradient_inside():
+    mesh = jax.make_mesh((2,), ("x",))
+    w = jax.device_put(jnp.ones((4, 8)), jax.NamedSharding(mesh, PartitionSpec()))
+
+    @functools.partial(
+        jax.shard_map, mesh=mesh, in_specs=PartitionSpec("x"), out_specs=PartitionSpec(), check_vma=False
+    )
+    def gradient(x):
+        return fbp.grad(lambda w, x: jnp.sum(x))(w, x)
+
+    assert not jax.jit(gradient)(jnp.ones(4)).any()
+
+
+def test_a_cotangent_does_not_vary_where_the_output_does_not():
+    mesh = jax.make_mesh((2,), ("x",))
+
+    def pulled(x, y_bar):
+        return fbp.vjp(jnp.sin, x)[1](y_bar)
+
+    specs = {"in_specs": (PartitionSpec(), PartitionSpec("x")), "out_specs": PartitionSpec("x")}
+    with pytest.raises(ValueError, match=r"unexpected JAX type.*float32\[2\]\{V:x\}, but expected float32\[2\]"):
+        jax.shard_map(pulled, mesh=mesh, **specs)(jnp.ones(2), jnp.ones(4))
