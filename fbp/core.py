@@ -354,9 +354,9 @@ def is_inexact(aval: Any) -> bool:
 
 def blank(aval: Any) -> Any:
     """An array of zeros of this type: weakly typed, sharded, and varying over the devices of a `shard_map`, as it is."""
-    if isinstance(aval, jax.core.ShapedArray) and not aval.sharding.mesh.explicit_axes:
-        # That of the mesh around, which in a shard_map is not that of an array from outside.
-        aval = aval.update(sharding=None)
+    mesh = aval.sharding.mesh if isinstance(aval, jax.core.ShapedArray) else None
+    if mesh is not None and not mesh.explicit_axes and not mesh.manual_axes:
+        aval = aval.update(sharding=None)  # that of an array from outside is not of the mesh inside of a shard_map
     return ad.zeros_like_aval(aval)
 
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import PartitionSpec
+from jax.sharding import AxisType, PartitionSpec
 
 import fbp
 from fbp.check.cases.shard_map import CASES
@@ -18,7 +18,7 @@ def test_agrees_with_jax(case):
 
 @pytest.mark.parametrize("check_vma", [True, False])
 def test_examples_of_a_vmap_around_it_may_be_spread_along_an_axis_of_the_mesh(check_vma):
-    mesh = jax.make_mesh((2, 2), ("x", "y"))
+    mesh = jax.make_mesh((2, 2), ("x", "y"), axis_types=(AxisType.Auto,) * 2)
     options = {"mesh": mesh, "in_specs": PartitionSpec("y"), "out_specs": PartitionSpec(), "check_vma": check_vma}
     fun = jax.shard_map(lambda x: jnp.sin(jax.lax.psum(jnp.sum(x * x), "y")), **options)
     x = jnp.arange(16.0).reshape(4, 4)
@@ -27,7 +27,7 @@ def test_examples_of_a_vmap_around_it_may_be_spread_along_an_axis_of_the_mesh(ch
 
 
 def test_an_array_from_outside_that_is_not_read_has_a_zero_gradient_inside():
-    mesh = jax.make_mesh((2,), ("x",))
+    mesh = jax.make_mesh((2,), ("x",), axis_types=(AxisType.Auto,))
     w = jax.device_put(jnp.ones((4, 8)), jax.NamedSharding(mesh, PartitionSpec()))
 
     @functools.partial(
@@ -40,7 +40,7 @@ def test_an_array_from_outside_that_is_not_read_has_a_zero_gradient_inside():
 
 
 def test_a_cotangent_does_not_vary_where_the_output_does_not():
-    mesh = jax.make_mesh((2,), ("x",))
+    mesh = jax.make_mesh((2,), ("x",), axis_types=(AxisType.Auto,))
 
     def pulled(x, y_bar):
         return fbp.vjp(jnp.sin, x)[1](y_bar)
