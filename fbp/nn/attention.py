@@ -36,10 +36,11 @@ def dot_product_attention(
     drops = dropout_rate > 0
     is_flat = query.ndim == key.ndim == value.ndim == 4 and query.shape[2] == key.shape[2]
     if is_flat and (not drops or (dropout_rate < 1 and dropout_rng is not None)):
-        four = lambda x: None if x is None else x.reshape((1,) * (4 - x.ndim) + x.shape)
+        four = lambda x: x.reshape((1,) * (4 - x.ndim) + x.shape)
+        bias = None if bias is None else four(bias)
         mask = None if mask is None else four(mask).astype(bool)
         options: Any = {"is_causal": is_causal, "dropout_rate": dropout_rate, "dropout_rng": dropout_rng}
-        return ops.dot_product_attention(query, key, value, four(bias), mask, **options)
+        return ops.dot_product_attention(query, key, value, bias, mask, **options)
     weights = attention_weights(query, key, bias, mask, is_causal)
     weights, _ = dropout(dropout_rate).apply({}, {}, weights, train=drops, rng=dropout_rng)
     return jnp.einsum("...hqk,...khd->...qhd", weights, value)

@@ -154,6 +154,7 @@ class Cell(NamedTuple):
     blocks: int
     of_x: int  # the last so many blocks have a part of x
     of_h: int  # the first so many blocks have a part of h
+    after: tuple[int, ...]  # the states of which `reverse` reads what they are after the step
 
 
 def _elman(p, states):
@@ -173,7 +174,7 @@ def _lstm(p, states):
 
 def _lstm_reverse(gates, before, after, state_bars):
     """i, f, o = σ(p), g = tanh p; c' = f c + i g, h' = o tanh c'."""
-    (i, f, g, o), (_, c), (_, c_after), (h_bar, c_bar) = gates, before, after, state_bars
+    (i, f, g, o), (_, c), (c_after,), (h_bar, c_bar) = gates, before, after, state_bars
     y = jnp.tanh(c_after)
     c_bar = c_bar + h_bar * o * (1 - y * y)
     of_sigmoid = lambda bar, s: bar * s * (1 - s)
@@ -196,9 +197,9 @@ def _gru_reverse(gates, before, after, state_bars):
 
 
 CELLS = {
-    "elman": Cell(_elman, _elman_reverse, blocks=1, of_x=1, of_h=1),
-    "lstm": Cell(_lstm, _lstm_reverse, blocks=4, of_x=4, of_h=4),
-    "gru": Cell(_gru, _gru_reverse, blocks=4, of_x=3, of_h=3),
+    "elman": Cell(_elman, _elman_reverse, blocks=1, of_x=1, of_h=1, after=(0,)),
+    "lstm": Cell(_lstm, _lstm_reverse, blocks=4, of_x=4, of_h=4, after=(1,)),
+    "gru": Cell(_gru, _gru_reverse, blocks=4, of_x=3, of_h=3, after=()),
 }
 
 
@@ -236,12 +237,22 @@ def _run(x, kernel, recurrent_kernel, bias, states, options, keep=False):
 
 def _forward(site, x, kernel, recurrent_kernel, bias, *states, options):
     ys, kept = _run(x, kernel, recurrent_kernel, bias, states, options, keep=True)
+    hs, *states_after = ys
     x_needed, kernel_needed, *_ = site.needs
-    return ys, (x if kernel_needed else None, kernel if x_needed else None, recurrent_kernel, states[0], ys, kept)
+    after = [states_after[i] for i in CELLS[options.cell].after]
+    return ys, (
+        x if kernel_needed else None,
+        kernel if x_needed else None,
+        recurrent_kernel,
+        states[0],
+        hs,
+        after,
+        kept,
+    )
 
 
 def _backward(site, residuals, h_bars, *state_bars, options):
-    x, kernel, recurrent_kernel, h, (hs, *states), (gates, *others) = residuals
+    x, kernel, recurrent_kernel, h, hs, after, (gates, *others) = residuals
     cell, features, dtype = CELLS[options.cell], len(recurrent_kernel), h.dtype
     wide = at_least_float32(dtype)
     product = functools.partial(jnp.matmul, preferred_element_type=wide)
@@ -257,10 +268,10 @@ def _backward(site, residuals, h_bars, *state_bars, options):
         delta = jnp.concatenate(p_bars, 1).astype(dtype)
         h_bar = product(delta[:, : cell.of_h * features], recurrent_kernel.T)
         bars = [h_bar if direct is None else h_bar + direct, *bars]
-        return (before, bars), jnp.split(delta, [only_h, cell.of_h * features], 1)
+        return ([before[i] for i in cell.after], bars), jnp.split(delta, [only_h, cell.of_h * features], 1)
 
     state_bars = [x.astype(wide) for x in written_out(state_bars, site.out_avals[1:])]
-    carry = [s.astype(wide) for s in states], state_bars
+    carry = [s.astype(wide) for s in after], state_bars
     inputs = gates, [hs_before, *others], h_bars
     (_, state_bars), deltas = lax.scan(step, carry, inputs, reverse=not options.reverse, unroll=options.unroll)
 
