@@ -51,8 +51,9 @@ def layer_norm(
 
     Raises ValueError for shapes that do not go together.
 
-    >>> layer_norm(jnp.array([[1.0, 3.0], [5.0, 5.0]]), bias=jnp.array([0.0, 10.0])).round(3).tolist()
-    [[-1.0, 11.0], [0.0, 10.0]]
+    >>> print(layer_norm(jnp.array([[1.0, 3.0], [5.0, 5.0]]), bias=jnp.array([0.0, 10.0])).round(3))
+    [[-1. 11.]
+     [ 0. 10.]]
     """
     return _normalized("layer_norm", x, (-1, x.shape[-1]), (1,), scale, bias, epsilon, dtype)[0]
 
@@ -62,8 +63,8 @@ def rms_norm(
 ) -> jax.Array:
     """x / sqrt(mean(x²) + ε) · scale, with the mean over the features; otherwise as `layer_norm`.
 
-    >>> rms_norm(jnp.array([3.0, 4.0, 0.0, 0.0])).round(3).tolist()
-    [1.2, 1.6, 0.0, 0.0]
+    >>> print(rms_norm(jnp.array([3.0, 4.0, 0.0, 0.0])).round(3))
+    [1.2 1.6 0.  0. ]
     """
     return _normalized("rms_norm", x, (-1, x.shape[-1]), (1,), scale, None, epsilon, dtype, is_centered=False)[0]
 
@@ -105,8 +106,9 @@ def group_norm(
     Raises ValueError if the groups do not divide the features.
 
     >>> x = jnp.array([[[1.0, 3.0, 0.0, 0.0], [1.0, 3.0, 0.0, 4.0]]])
-    >>> group_norm(x, 2).round(2).tolist()
-    [[[-1.0, 1.0, -0.58, -0.58], [-1.0, 1.0, -0.58, 1.73]]]
+    >>> print(group_norm(x, 2).round(2))
+    [[[-1.    1.   -0.58 -0.58]
+      [-1.    1.   -0.58  1.73]]]
     """
     features = x.shape[-1]
     if num_groups < 1 or features % num_groups:

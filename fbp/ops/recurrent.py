@@ -130,7 +130,8 @@ def _over_time(name, x, kernel, recurrent_kernel, bias, states, reverse, unroll)
         raise ValueError(f"{name} of x {x.shape} with {features} features: {'; '.join(wrong)}.")
     flat = lambda z, *lead: z.reshape(*lead, math.prod(batch), z.shape[-1])
     blank = jnp.zeros((math.prod(batch), features), x.dtype)
-    hs, *states = recurrent(
+    run = recurrent if choices.recurrent(name) else recurrent.call
+    hs, *states = run(
         flat(x, len(x)),
         kernel,
         recurrent_kernel,

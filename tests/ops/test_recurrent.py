@@ -37,6 +37,12 @@ STEPS = {"elman": (elman_step, 1, 1), "lstm": (lstm_step, 4, 2), "gru": (gru_ste
 kinds = pytest.mark.parametrize("kind", STEPS)
 
 
+@pytest.fixture(autouse=True)
+def as_one(monkeypatch):
+    """As one operation, whatever the choice is."""
+    monkeypatch.setattr(choices, "recurrent", lambda cell: True)
+
+
 def arguments(kind, time=5, dtype=jnp.float32):
     _, gates, states = STEPS[kind]
     shapes = (time, 2, 3), (3, 4 * gates), (4, 4 * gates), (4 * gates,), (4,), *[(2, 4)] * states
@@ -90,6 +96,14 @@ def test_value_and_gradient_are_those_of_the_textbook(kind, reverse):
     f, reference = ours(kind, reverse=reverse, unroll=2), textbook(kind, reverse)
     assert_close(f(*args), reference(*args))
     assert_close(slopes(fbp.grad, f, args), slopes(jax.grad, reference, args))
+
+
+@kinds
+def test_as_a_scan_it_is_the_same(kind, monkeypatch):
+    args = arguments(kind)
+    expected = slopes(fbp.grad, ours(kind), args)
+    monkeypatch.setattr(choices, "recurrent", lambda cell: False)
+    assert_close(slopes(fbp.grad, ours(kind), args), expected)
 
 
 @kinds

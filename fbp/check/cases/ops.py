@@ -8,6 +8,7 @@ import numpy as np
 
 from fbp import ops
 from fbp.check.case import Case, fixed, integers, normal
+from fbp.ops import recurrent
 
 attend = functools.partial(ops.dot_product_attention, block_size=3)
 QUERY, KEY = (2, 7, 4, 3), (2, 7, 2, 3)
@@ -43,6 +44,10 @@ instances = lambda x, *affine: ops.group_norm(x, 4, *affine)
 STEPS = normal(4, 2, 3)
 
 
+# What a CPU does not choose.
+of_elman = functools.partial(recurrent.recurrent, options=recurrent.Options("elman", True, 1, projects_first=True))
+
+
 def of_lstm(x, kernel, recurrent_kernel, bias, c, h):
     return ops.lstm(x, kernel, recurrent_kernel, bias, (c, h))
 
@@ -61,6 +66,7 @@ CASES = [
     Case("group_norm", grouped, (IMAGE, FEATURES, FEATURES), ulps=32, low=False),
     Case("group_norm/instances", instances, (IMAGE, FEATURES, FEATURES), ulps=32, low=False),
     Case("elman", functools.partial(ops.elman, unroll=2), (STEPS, normal(3, 4), normal(4, 4), FEATURES, normal(2, 4)), ulps=32, low=False),
+    Case("elman/one", of_elman, (STEPS, normal(3, 4), normal(4, 4), FEATURES, normal(2, 4)), ulps=32, low=False),
     Case("lstm", of_lstm, (STEPS, normal(3, 16), normal(4, 16), normal(16), normal(2, 4), normal(2, 4)), ulps=32, low=False),
     Case("gru", functools.partial(ops.gru, reverse=True), (STEPS, normal(3, 12), normal(4, 12), normal(12), FEATURES, normal(2, 4)), ulps=32, low=False),
     Case("gru/plain", ops.gru, (STEPS, normal(3, 12), normal(4, 12)), ulps=32, low=False),
