@@ -51,9 +51,9 @@ def layer_norm(
 
     Raises ValueError for shapes that do not go together.
 
-    >>> print(layer_norm(jnp.array([[1.0, 3.0], [5.0, 5.0]]), bias=jnp.array([0.0, 10.0])).round(3))
-    [[-1. 11.]
-     [ 0. 10.]]
+    >>> print(layer_norm(jnp.array([[1.0, 3.0], [5.0, 5.0]]), bias=jnp.array([0.0, 1.0])).round(1))
+    [[-1.  2.]
+     [ 0.  1.]]
     """
     return _normalized("layer_norm", x, (-1, x.shape[-1]), (1,), scale, bias, epsilon, dtype)[0]
 

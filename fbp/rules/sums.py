@@ -57,6 +57,8 @@ def sums_after_loop(step: Callable, once: Any, carry: Any, slices: Any) -> tuple
 
 def _slice_types(slices: Any) -> Any:
     """The types of what a step of a loop gets of the stacked slices."""
+    if not jax.tree.leaves(slices):
+        return slices
     seen = []
     step = lambda _, xs: (None, seen.append(jax.tree.map(jax.typeof, xs)))
     jax.eval_shape(lambda slices: jax.lax.scan(step, None, slices), slices)

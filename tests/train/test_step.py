@@ -22,7 +22,11 @@ def by_hand(state, batch, loss_fn=loss_fn):
     return train.TrainState(params, model_state, opt_state, state.step + 1, state.rng), metrics
 
 
-@pytest.mark.parametrize("layer", [LAYER, nn.sequential(nn.dense(8), nn.batch_norm(), nn.dropout(0.5), nn.dense(2))])
+# Without a bias before batch norm: its gradient is zero but for rounding, of which Adam makes steps.
+NORMALIZED = nn.sequential(nn.dense(8, use_bias=False), nn.batch_norm(), nn.dropout(0.5), nn.dense(2))
+
+
+@pytest.mark.parametrize("layer", [LAYER, NORMALIZED])
 def test_steps_equal_those_of_jax_grad_and_optax(layer):
     loss = lambda *args: loss_fn(*args, layer=layer)
     ours, theirs = start(layer), start(layer)
