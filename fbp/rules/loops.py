@@ -78,13 +78,9 @@ def _scan(vjp, jaxpr, needs, sizes, options):
         consts, init, xs = split(inputs, n_consts, n_carry)
         wanted, flows = carry_fixpoint(vjp, body, needs, jaxpr.in_avals, *sizes)
 
-        held = [
-            *[True] * n_consts,
-            *[False] * n_carry,
-            *[True] * len(xs),
-            *[False] * n_carry,
-            *[True] * (n_ys - n_carry),
-        ]
+        # What goes into the scan and comes out of it is there anyway; the carries between are not.
+        sizes_held = (n_consts, True), (n_carry, False), (len(xs), True), (n_carry, False), (n_ys - n_carry, True)
+        held = [is_held for size, is_held in sizes_held for _ in range(size)]
 
         def step(*inputs):
             ys, pullback = vjp(body, wanted, *inputs, held=held)
