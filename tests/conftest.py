@@ -4,8 +4,6 @@ its time is XLA's, spent on compiling what runs once. (`scripts/check` and the e
 import jax
 import pytest
 
-from fbp.check.suite import checking_leaks
-
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_disable_most_optimizations", True)
 jax.config.update("jax_num_cpu_devices", 4)  # for shard_map
@@ -14,5 +12,5 @@ jax.config.update("jax_num_cpu_devices", 4)  # for shard_map
 @pytest.fixture
 def leak_checks():
     """Fails the test if a tracer outlives its trace. It also switches off JAX's caches, so only some tests ask for it."""
-    with checking_leaks():
+    with jax.checking_leaks():
         yield
