@@ -218,8 +218,8 @@ def show(run: Run, test: Sequence[Pair], translated: Sequence[str], baseline: Se
 def draw_attention(
     run: Run, model: Translator, params, tokenizer, test: Sequence[Pair], translated: Sequence[str]
 ) -> None:
-    """Where the model looks as it writes, for the first two test sentences of about ten words."""
-    chosen = [i for i, pair in enumerate(test) if 6 <= len(pair.english.split()) <= 12][:2]
+    """Where the model looks as it writes, for two test sentences of about ten words."""
+    chosen = sorted(range(len(test)), key=lambda i: abs(len(test[i].english.split()) - 10))[:2]
     name = lambda token: tokenizer.decode([token]) or tokenizer.id_to_token(token)
     maps = [
         (looks(model, params, source, target), [*map(name, target)], [*map(name, source)])

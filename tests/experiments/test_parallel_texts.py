@@ -55,7 +55,11 @@ def test_no_sentence_that_is_held_out_is_learnt_from():
 
 
 def test_messages_of_catalogs(tmp_path):
-    messages = {"": "Content-Type: text/plain; charset=UTF-8\n", "menu\x04Open": "Ouvrir", "One file\0Some": "Un\0Des fichiers"}
+    messages = {
+        "": "Content-Type: text/plain; charset=UTF-8\n",
+        "menu\x04Open": "Ouvrir",
+        "One file\0Some": "Un\0Des fichiers",
+    }
     table, texts = b"", b""
     start = 28 + 16 * len(messages)
     for column in (sorted(messages), [messages[key] for key in sorted(messages)]):

@@ -47,7 +47,9 @@ def whole(database, tmp_path_factory):
 
 def test_a_run_leaves_its_result_pictures_and_translations(whole):
     result = json.loads((whole / "result.json").read_text())["metrics"]
-    assert result["bleu_signature"].startswith("nrefs:1|case:mixed") and result["gradient_max_relative_difference"] < 1e-4
+    assert (
+        result["bleu_signature"].startswith("nrefs:1|case:mixed") and result["gradient_max_relative_difference"] < 1e-4
+    )
     assert result["baseline_bleu"] > 5 and result["baseline_chrf"] > 30
     assert {"bleu", "chrf"} <= {*result}
     for name in ("attention.png", "gradient_norms.png", "learning_curve.png"):
