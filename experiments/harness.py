@@ -10,7 +10,7 @@ import os
 import pathlib
 import platform
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -107,6 +107,22 @@ def compare_with_jax(loss_fn, state, batch) -> dict[str, float]:
     return {"gradient_max_relative_difference": max(row.relative for row in rows)}
 
 
+def draw_training(run: Run, parameters: Sequence[str], tested: str) -> None:
+    """The loss, the metric that is called `tested`, and the gradient's norms by parameter, of the run's metrics.jsonl."""
+    records = [json.loads(line) for line in run.path("metrics.jsonl").read_text().splitlines()]
+    logged = {r["step"]: r for r in records if "loss" in r}
+    scores = {r["step"]: r[tested] for r in records if tested in r}
+    losses = {step: r["loss"] for step, r in logged.items()}
+    report.learning_curve(run.path("learning_curve.png"), losses, {tested: scores})
+    norms = {step: r["grad_norm"] for step, r in logged.items()}
+    report.gradient_flow(run.path("gradient_norms.png"), norms, parameters)
+
+
+def name_pictures(run: Run) -> None:
+    pictures = ", ".join(str(path) for path in sorted(run.folder.glob("*.png")))
+    console.print(f"pictures: {pictures}", markup=False, soft_wrap=True)
+
+
 Presets = Mapping[str, Mapping[str, Any]]
 
 
@@ -129,7 +145,7 @@ def main(
         config = tyro.cli(config_class, args=args, default=dataclasses.replace(config_class(), **preset))
     try:
         if config.resume:
-            saved = _saved_config(config_class, config.resume)
+            saved = saved_config(config_class, config.resume)
             config = tyro.cli(config_class, args=args, default=saved)
             kept = dataclasses.replace(config, resume=None)
             if kept != saved:
@@ -151,7 +167,8 @@ def main(
         sys.exit(1)
 
 
-def _saved_config(config_class: type[C], folder: pathlib.Path) -> C:
+def saved_config(config_class: type[C], folder: pathlib.Path, option: str = "--resume") -> C:
+    """The options of the run in a folder, which `option` names."""
     path = folder / "config.json"
     try:
         saved = json.loads(path.read_text())
@@ -161,9 +178,9 @@ def _saved_config(config_class: type[C], folder: pathlib.Path) -> C:
         options: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         return config_class(**options)
     except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"--resume {folder}: there is no {path}, so this is not the folder of a run.") from None
+        raise UserError(f"{option} {folder}: there is no {path}, so this is not the folder of a run.") from None
     except (ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"--resume {folder}: {path} is not a configuration of this experiment ({error}).") from None
+        raise UserError(f"{option} {folder}: {path} is not a configuration of this experiment ({error}).") from None
 
 
 def _write(path: pathlib.Path, content: Any) -> pathlib.Path:

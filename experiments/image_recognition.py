@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import pathlib
 from typing import Literal
 
@@ -13,7 +12,7 @@ import numpy as np
 import optax
 
 from experiments import datasets
-from experiments.harness import Config, Run, at_least, compare_with_jax, console, main
+from experiments.harness import Config, Run, at_least, compare_with_jax, console, draw_training, main, name_pictures
 from fbp import nn, report, train
 
 
@@ -123,14 +122,7 @@ def cat_or_not(said: np.ndarray, is_cat: np.ndarray) -> dict[str, float]:
 
 
 def draw(run: Run, images: datasets.Images, test_x, test_y, probabilities, parameters) -> None:
-    records = [json.loads(line) for line in run.path("metrics.jsonl").read_text().splitlines()]
-    logged = {r["step"]: r for r in records if "loss" in r}
-    tested = {r["step"]: r["test_accuracy"] for r in records if "test_accuracy" in r}
-    losses = {step: r["loss"] for step, r in logged.items()}
-    report.learning_curve(run.path("learning_curve.png"), losses, {"test_accuracy": tested})
-    report.gradient_flow(
-        run.path("gradient_norms.png"), {step: r["grad_norm"] for step, r in logged.items()}, parameters
-    )
+    draw_training(run, parameters, "test_accuracy")
     predicted = np.argmax(probabilities, -1)
     names = np.array(images.classes)
     wrong = np.flatnonzero(predicted != test_y)[:16]  # half a page of mistakes, if there are so many
@@ -142,9 +134,7 @@ def draw(run: Run, images: datasets.Images, test_x, test_y, probabilities, param
     report.confusion_matrix(
         run.path("confusion_matrix.png"), test_y, predicted, images.classes, "percent of each class"
     )
-    console.print(
-        f"pictures: {', '.join(str(p) for p in sorted(run.folder.glob('*.png')))}", markup=False, soft_wrap=True
-    )
+    name_pictures(run)
 
 
 if __name__ == "__main__":
