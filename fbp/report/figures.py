@@ -15,6 +15,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 BLUE, ORANGE, GREEN, GREY, PURPLE, YELLOW = "#0072B2", "#D55E00", "#009E73", "#777777", "#CC79A7", "#E69F00"
 Path = str | pathlib.Path
+_SIGNED = colors.LinearSegmentedColormap.from_list("signed", (BLUE, "white", ORANGE))
 
 
 def learning_curve(
@@ -187,6 +188,60 @@ def growth_curves(
         axes.set_ylabel(quantity)
     lines = {line.get_label(): line for axes in grid.flat for line in axes.get_lines()}
     figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=len(lines), frameon=False)
+    figure.suptitle(title)
+    _save(figure, path)
+
+
+def curves(
+    path: Path,
+    panels: Mapping[str, Mapping[str, Mapping[float, float]]],
+    xlabel: str,
+    ylabel: str,
+    log: bool = False,
+    title: str = "",
+) -> None:
+    """Lines beside each other, of one scale: `panels[title][name][x]`. On a logarithmic axis what is not positive is left
+    out, and what is below 1e-30 or above 1e30 is not shown."""
+    figure = _figure(1 + 4.4 * len(panels), 3.6)
+    row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, (heading, lines) in zip(row, panels.items(), strict=True):
+        for (name, line), color in zip(lines.items(), itertools.cycle((GREY, PURPLE, YELLOW, ORANGE, BLUE, GREEN))):
+            axes.plot(list(line), list(line.values()), color=color, linewidth=1.4, label=name)
+        axes.set(xlabel=xlabel, title=heading)
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False, fontsize=8)
+    row[0].set_ylabel(ylabel)
+    if log:
+        row[0].set_yscale("log")
+        values = [
+            y for axes in row for line in axes.get_lines() for y in np.asarray(line.get_ydata()) if 0 < y < np.inf
+        ]
+        row[0].set_ylim(max(min(values) / 3, 1e-30), min(max(values) * 3, 1e30))
+    figure.suptitle(title)
+    _save(figure, path)
+
+
+def phase_diagram(
+    path: Path, panels: Mapping[str, Sequence[Sequence[float]]], rows: Sequence[str], columns: Sequence[str], title: str
+) -> None:
+    """What happens in each of two conditions: a number for each of `rows` and `columns`, in colour and written out. A panel
+    with numbers of both signs is blue below 0 and orange above; infinities are its ends."""
+    figure = _figure(1.6 + 0.36 * len(columns) * len(panels), 2.2 + 0.27 * len(rows))
+    grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, (heading, values) in zip(grid, panels.items(), strict=True):
+        image = np.asarray(values, float)
+        signed = (image < 0).any()
+        shown = np.clip(image, -10, 10) if signed else image
+        scale = {"cmap": _SIGNED, "vmin": -10, "vmax": 10} if signed else {"cmap": "cividis", "vmin": 0, "vmax": 100}
+        axes.imshow(shown, aspect="auto", interpolation="nearest", **scale)
+        for (i, j), value in np.ndenumerate(image):
+            text = f"{value:.0f}" if np.isfinite(value) else "∞" if value > 0 else "-∞"
+            dark = abs(shown[i, j]) > 6 if signed else shown[i, j] < 50
+            axes.text(j, i, text.replace("-0", "0") if text == "-0" else text, ha="center", va="center", fontsize=6.5,
+                      color="white" if dark else "black")  # fmt: skip
+        axes.set_xticks(range(len(columns)), columns, rotation=90, fontsize=8)
+        axes.set_yticks(range(len(rows)), rows, fontsize=8)
+        axes.set_title(heading, fontsize=10)
     figure.suptitle(title)
     _save(figure, path)
 

@@ -1,0 +1,256 @@
+"""Why deep networks do not train, and what makes them."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import jax
+import numpy as np
+import optax
+from jax.nn import initializers
+from rich.progress import track
+from rich.table import Table
+
+import fbp
+from experiments import datasets
+from experiments import deep_networks as deep
+from experiments.deep_networks import Kind, block, cross_entropy, network
+from experiments.harness import Config, Run, UserError, at_least, compare_with_jax, console, main
+from fbp import nn, report, train
+
+
+@dataclasses.dataclass(frozen=True)
+class DepthStability(Config):
+    preset: Literal["default", "full", "large"] = "default"
+    """Sets the sizes below: for ten minutes or two hours of two cores, or for a GPU."""
+    data: Literal["animals", "fashion-mnist", "digits"] = "animals"
+    depths: tuple[int, ...] = (100,)
+    """At each, every kind of network is measured and trained."""
+    activations: tuple[str, ...] = tuple(deep.ACTIVATIONS)
+    """Of these kinds of network."""
+    normalizations: tuple[str, ...] = deep.NORMALIZATIONS
+    train_depth: int = 1000
+    """Networks that are deeper are measured only (but for the deepest one)."""
+    width: int = 32
+    """Features of every layer."""
+    steps: int = 100
+    """For which each kind of network is trained."""
+    learning_rate: float = 1e-3
+    """Of Adam."""
+    flow_depths: tuple[int, ...] = (2, 10, 100, 1000, 10_000)
+    """At each, the gradient flow of nine well-known networks is measured."""
+    deepest: int = 10_000
+    """Layers of the deepest network."""
+    deepest_epochs: int = 4
+    claim_width: int = 128
+    """Features of the 32-layer networks with which ReZero is compared."""
+    claim_epochs: int = 20
+    """Of the comparisons with the claims of Ioffe & Szegedy and of Bachlechner et al."""
+    batch_size: int = 64
+    limit: int | None = None
+    """Use only so many training and test images, for a quick look."""
+
+
+PRESETS = {
+    "full": {"depths": (2, 10, 100, 1000, 10_000), "deepest_epochs": 10, "claim_width": 256, "claim_epochs": 50},
+    "large": {"depths": (2, 10, 100), "width": 256, "claim_width": 256},
+}
+BEFORE = [Kind("sigmoid", "naive"), Kind("tanh", "naive"), Kind("relu", "naive"), Kind("relu", "He", residual="plain")]
+AFTER = [
+    Kind("tanh", "orthogonal"), Kind("relu", "He"), Kind("relu", "He", "batch"), Kind("relu", "He", "layer", "pre-norm"),
+    Kind("relu", "He", residual="ReZero"),
+]  # fmt: skip
+Curves = Mapping[str, Mapping[int, float]]  # test accuracy by step, by network
+LEARNS = 0.5  # a network that classifies more than half of the test images learns; one in ten is chance
+
+
+def experiment(config: DepthStability, run: Run) -> None:
+    least = dict.fromkeys(("width", "deepest", "deepest_epochs", "claim_width", "claim_epochs", "batch_size"), 1)
+    at_least(config, seed=0, limit=config.batch_size, steps=0, **least)
+    for option, known in ("activations", deep.ACTIVATIONS), ("normalizations", deep.NORMALIZATIONS):
+        if unknown := set(getattr(config, option)) - set(known):
+            raise UserError(f"--{option}: {', '.join(sorted(unknown))} unknown. Choose from: {', '.join(known)}.")
+    *arrays, classes = datasets.load(config.data, None)
+    images = datasets.Images(*(a[: config.limit] for a in arrays), classes=classes)
+    rows = every_kind(config, run, images)
+    draw_kinds(config, run, rows)
+    metrics = deepest(config, run, images)
+    claims = {"batch norm": batch_norm_claim(config, run, images), "ReZero": rezero_claim(config, run, images)}
+    report.curves(run.path("claims.png"), claims, xlabel="step", ylabel="test accuracy")
+    for claim, curves in claims.items():
+        metrics |= speedups(claim.replace(" ", "_").lower(), curves)
+    for depth in config.depths:
+        accuracies = [row["test_accuracy"] or 0 for row in rows if row["depth"] == depth]
+        metrics[f"kinds_that_learn_at_{depth}"] = sum(accuracy > LEARNS for accuracy in accuracies)
+    for name, value in metrics.items():
+        console.print(f"{name.replace('_', ' ')}: {'never' if value is None else f'{value:.4g}'}")
+    run.finish(metrics)
+
+
+def every_kind(config: DepthStability, run: Run, images: datasets.Images) -> list[dict[str, Any]]:
+    """The gradient flow at first and the accuracy after training, kind by kind; what a stopped run has is not done again."""
+    file = run.path("kinds.jsonl")
+    rows = (
+        [json.loads(line) for line in file.read_text().splitlines(True) if line.endswith("\n")] if file.exists() else []
+    )
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = {(row["depth"], *row["kind"]) for row in rows}
+    kinds = deep.kinds(config.activations, config.normalizations)
+    like = lambda kind: kind._replace(initialization="")
+    groups = [list(group) for _, group in itertools.groupby(sorted(kinds, key=lambda k: (like(k), k)), like)]
+    tasks = [(depth, group) for depth in config.depths for group in groups]
+    known = {(depth, kind) for depth, group in tasks for kind in group}
+    tasks += [(d, [kind]) for d in config.flow_depths for kind in BEFORE + AFTER if (d, kind) not in known]
+    stream = train.Batches({"x": images.train_x, "y": images.train_y}, config.batch_size, config.seed).from_step(0)
+    batches = list(itertools.islice(stream, 1 + config.steps))
+    test = {"x": images.test_x[:1000], "y": images.test_y[:1000]}
+    optimizer, rng = optax.adam(config.learning_rate), jax.random.key(config.seed)
+    with file.open("a") as log:
+        for depth, group in track(tasks, "networks of every kind"):
+            if (depth, *group[-1]) in done:
+                continue
+            used = batches if (depth, group[0]) in known and depth <= config.train_depth else batches[:1]
+            measured = zip(group, *deep.measure(group, config.width, depth, used, test, optimizer, rng), strict=True)
+            for kind, norms, accuracy in measured:
+                shown = np.unique(np.linspace(0, depth - 1, 100).astype(int))
+                row = {"depth": depth, "kind": kind, "layers": (shown + 1).tolist(), "norms": norms[shown].tolist()}
+                rows.append(row | {"test_accuracy": float(accuracy) if len(used) > 1 else None})
+                log.write(json.dumps(rows[-1]) + "\n")
+            log.flush()
+    return rows
+
+
+# ----------------------------------------------------------------------------------- networks trained one by one
+
+
+def trained(
+    config: DepthStability, run: Run, images: datasets.Images, name: str, net: nn.Layer, optimizer, epochs: int
+):
+    """Trains a network, under a name; what was logged of it: {"loss": {step: ...}, "test_accuracy": {step: ...}}."""
+    batches = train.Batches({"x": images.train_x, "y": images.train_y}, config.batch_size, config.seed)
+    state = train.init_state(net, optimizer, jax.random.key(config.seed), images.train_x[:1])
+    predict = jax.jit(lambda state, x: net.apply(state.params, state.model_state, x)[0])
+
+    def scores(state):
+        return {"test_accuracy": np.mean(np.argmax(train.evaluate(predict, state, images.test_x), -1) == images.test_y)}
+
+    checkpoints = train.Checkpoints(run.path("checkpoints") / name.replace(" ", "_"))
+    if config.resume and checkpoints.latest() is not None:
+        state = checkpoints.restore(state)
+    console.print(f"{name}: {sum(x.size for x in jax.tree.leaves(state.params)):,} weights")
+    step, log = train.make_train_step(cross_entropy(net), optimizer), run.path(f"{name.replace(' ', '_')}.jsonl")
+    steps = epochs * batches.steps_per_epoch
+    train.fit(state, step, batches, steps, metrics_file=log, checkpoints=checkpoints, evaluate=scores)
+    checkpoints.close()
+    records = [json.loads(line) for line in log.read_text().splitlines()]
+    return {key: {r["step"]: r[key] for r in records if key in r} for key in ("loss", "test_accuracy")}
+
+
+def deepest(config: DepthStability, run: Run, images: datasets.Images) -> dict[str, Any]:
+    """A network that trains because each of its layers begins as the identity, the same without, and a linear classifier."""
+    width, depth = config.width, config.deepest
+    keep_every = max(k for k in range(1, int(depth**0.5) + 1) if depth % k == 0)
+    nets = {
+        "ReZero": network(block(Kind("relu", "He", residual="ReZero"), width), width, depth, keep_every),
+        "without": network(block(Kind("relu", "He"), width), width, depth, keep_every),
+        "linear": nn.sequential(nn.flatten(), nn.dense(10)),
+    }
+    batches = train.Batches({"x": images.train_x, "y": images.train_y}, config.batch_size, config.seed)
+    optimizer, loss_fn = optax.adam(config.learning_rate), cross_entropy(nets["ReZero"])
+    batch = next(batches.from_step(0))
+    state = train.init_state(nets["ReZero"], optimizer, jax.random.key(config.seed), batch["x"])
+    metrics: dict[str, Any] = compare_with_jax(loss_fn, state, batch)
+    for name, grad in {"deepest_megabytes": fbp.grad, "baseline_deepest_megabytes": jax.grad}.items():
+        lowered = jax.jit(grad(loss_fn, has_aux=True)).lower(state.params, state.model_state, batch, None)
+        memory = lowered.compile().memory_analysis()
+        metrics[name] = memory and memory.temp_size_in_bytes / 2**20
+    logs = {
+        name: trained(config, run, images, f"deepest {name}", net, optimizer, config.deepest_epochs)
+        for name, net in nets.items()
+    }
+    tested = {name: log["test_accuracy"] for name, log in logs.items()}
+    report.learning_curve(run.path("deepest.png"), logs["ReZero"]["loss"], tested, f"{depth:,} layers")
+    ours, without, linear = ([*accuracies.values()][-1] for accuracies in tested.values())
+    return metrics | {
+        "deepest_test_accuracy": ours, "baseline_deepest_test_accuracy": without, "baseline_linear_test_accuracy": linear
+    }  # fmt: skip
+
+
+def batch_norm_claim(config: DepthStability, run: Run, images: datasets.Images) -> Curves:
+    """Three layers of 100 sigmoids, from small Gaussian weights, with and without batch norm (Ioffe & Szegedy 2015, fig. 1a)."""
+
+    def net(*norm):
+        dense = lambda features: nn.dense(features, kernel_init=initializers.normal(0.1))
+        return nn.sequential(nn.flatten(), *(x for _ in range(3) for x in (dense(100), *norm, nn.sigmoid())), dense(10))
+
+    nets = {"sigmoid": net(), "sigmoid batch": net(nn.batch_norm(0.9))}
+    return tested(config, run, images, nets, optax.sgd(0.1))
+
+
+def rezero_claim(config: DepthStability, run: Run, images: datasets.Images) -> Curves:
+    """32 layers of relu, bare, normalized, residual, both, and with ReZero (Bachlechner et al. 2020, section 4)."""
+    kinds = [Kind("relu", "He", *x) for x in (("none", "none"), ("layer", "none"), ("none", "plain"), ("layer", "post-norm"),
+                                              ("layer", "pre-norm"), ("none", "ReZero"))]  # fmt: skip
+    nets = {str(kind): network(block(kind, config.claim_width), config.claim_width, 32) for kind in kinds}
+    return tested(config, run, images, nets, optax.adagrad(0.01))
+
+
+def tested(
+    config: DepthStability, run: Run, images: datasets.Images, nets: Mapping[str, nn.Layer], optimizer
+) -> Curves:
+    logs = {name: trained(config, run, images, name, net, optimizer, config.claim_epochs) for name, net in nets.items()}
+    return {name: log["test_accuracy"] for name, log in logs.items()}
+
+
+def speedups(claim: str, curves: Curves) -> dict[str, float | None]:
+    """How many times fewer steps the last network takes to the best accuracy of each other: None if it never comes to it."""
+    *others, (_, ours) = curves.items()
+    metrics: dict[str, float | None] = {f"{claim}_test_accuracy": max(ours.values())}
+    for name, curve in others:
+        best = max(curve.values())
+        steps, baseline = (next((step for step, y in c.items() if y >= best), None) for c in (ours, curve))
+        name = name.replace(" ", "_").replace("-", "_")
+        metrics[f"baseline_{name}_test_accuracy"] = best
+        metrics[f"{claim}_speedup_over_{name}"] = baseline / steps if steps and baseline else None
+    return metrics
+
+
+def draw_kinds(config: DepthStability, run: Run, rows: list[dict[str, Any]]) -> None:
+    """The phase diagram of each depth; the gradient flow of some kinds, before and after they were mended, and its table."""
+    found = {(row["depth"], *row["kind"]): row for row in rows}
+    down = list(itertools.product(config.activations, deep.INITIALIZATIONS))
+    across = list(
+        dict.fromkeys(
+            (kind.normalization, kind.residual) for kind in deep.kinds(config.activations, config.normalizations)
+        )
+    )
+    labels = [" ".join(x) for x in down], [" ".join(x).replace("none none", "none") for x in across]
+    for depth in config.depths:
+        cells = [[found[depth, *x, *y] for y in across] for x in down]
+        panels = {
+            "log10 of ‖gradient‖ at the first layer / at the last": [
+                [deep.growth(c["norms"]) for c in row] for row in cells
+            ]
+        }
+        if cells[0][0]["test_accuracy"] is not None:
+            title = f"test accuracy in percent after {config.steps} steps"
+            panels[title] = [[100 * c["test_accuracy"] for c in row] for row in cells]
+        report.phase_diagram(run.path(f"phase_diagram_{depth}.png"), panels, *labels, f"networks of {depth:,} layers")
+    shown = max(depth for depth in config.flow_depths if depth <= 100)
+    lines = lambda kinds: {
+        str(k): dict(zip(found[shown, *k]["layers"], found[shown, *k]["norms"], strict=True)) for k in kinds
+    }
+    panels = {"before": lines(BEFORE), "after": lines(AFTER)}
+    report.curves(run.path("gradient_flow.png"), panels, xlabel="layer", ylabel="‖gradient‖ of its output", log=True)
+    table = Table("log10 of ‖gradient‖, first layer / last", *(f"{d:,} layers" for d in config.flow_depths))
+    for kind in BEFORE + AFTER:
+        table.add_row(str(kind), *(f"{deep.growth(found[d, *kind]['norms']):.1f}" for d in config.flow_depths))
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main(DepthStability, experiment, presets=PRESETS)
