@@ -10,7 +10,8 @@ import os
 import pathlib
 import platform
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import jax
@@ -18,6 +19,8 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 
+import fbp
+from fbp import report
 from fbp.train import CheckpointMismatch
 
 console = Console(highlight=False)
@@ -92,15 +95,38 @@ def at_least(config: Config, **least: int) -> None:
         raise UserError(f"these options are too small: {', '.join(wrong)}. Give larger numbers.")
 
 
-def main(config_class: type[C], experiment: Callable[[C, Run], None], args: list[str] | None = None) -> None:
+def compare_with_jax(loss_fn, state, batch) -> dict[str, float]:
+    """The gradient of the first batch by fbp and by jax.grad, layer by layer, in one program each."""
+    rng = jax.random.key(0)
+    ours, reference = (
+        jax.jit(grad(loss_fn, has_aux=True))(state.params, state.model_state, batch, rng)[0]
+        for grad in (fbp.grad, jax.grad)
+    )
+    rows = report.compare_gradients(ours, reference)
+    console.print(report.gradient_table(rows, "gradient of the first batch: fbp against jax.grad"))
+    return {"gradient_max_relative_difference": max(row.relative for row in rows)}
+
+
+Presets = Mapping[str, Mapping[str, Any]]
+
+
+def main(
+    config_class: type[C],
+    experiment: Callable[[C, Run], None],
+    args: list[str] | None = None,
+    presets: Presets = MappingProxyType({}),
+) -> None:
     """Reads the options, runs the experiment, and turns a `UserError` into a paragraph and exit status 1.
 
+    An experiment of several sizes has an option `preset`: `presets[config.preset]` are the defaults of other options.
     With `--resume DIR` the options are those of that run; any that would change the result are refused.
     """
     name = pathlib.Path(sys.modules[config_class.__module__].__file__ or "experiment").stem
     args = sys.argv[1:] if args is None else args
     description = (sys.modules[config_class.__module__].__doc__ or "").strip()
     config = tyro.cli(config_class, args=args, prog=f"scripts/run {name}", description=description)
+    if preset := presets.get(getattr(config, "preset", "")):
+        config = tyro.cli(config_class, args=args, default=dataclasses.replace(config_class(), **preset))
     try:
         if config.resume:
             saved = _saved_config(config_class, config.resume)

@@ -12,9 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-import fbp
 from experiments import datasets
-from experiments.harness import Config, Run, at_least, console, main
+from experiments.harness import Config, Run, at_least, compare_with_jax, console, main
 from fbp import nn, report, train
 
 
@@ -121,18 +120,6 @@ def cat_or_not(said: np.ndarray, is_cat: np.ndarray) -> dict[str, float]:
     """The second question. One in ten is a cat, so accuracy says little; always saying no has balanced accuracy 1/2."""
     recall, specificity = np.mean(said[is_cat]), np.mean(~said[~is_cat])
     return {"cat_balanced_accuracy": float((recall + specificity) / 2), "cat_recall": float(recall)}
-
-
-def compare_with_jax(loss_fn, state, batch) -> dict[str, float]:
-    """The gradient of the first batch by fbp and by jax.grad, layer by layer, in one program each."""
-    rng = jax.random.key(0)
-    ours, reference = (
-        jax.jit(grad(loss_fn, has_aux=True))(state.params, state.model_state, batch, rng)[0]
-        for grad in (fbp.grad, jax.grad)
-    )
-    rows = report.compare_gradients(ours, reference)
-    console.print(report.gradient_table(rows, "gradient of the first batch: fbp against jax.grad"))
-    return {"gradient_max_relative_difference": max(row.relative for row in rows)}
 
 
 def draw(run: Run, images: datasets.Images, test_x, test_y, probabilities, parameters) -> None:

@@ -199,3 +199,20 @@ def test_options_that_are_too_small_are_told_all_at_once():
     with pytest.raises(UserError, match=r"--seed -1 \(at least 0\), --epochs 0 \(at least 1\)"):
         at_least(Options(seed=-1), seed=0, epochs=1, limit=3)
     at_least(Options(epochs=1), seed=0, epochs=1, limit=3)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sized(Adding):
+    preset: Literal["default", "large"] = "default"
+
+
+@pytest.mark.parametrize(
+    ("options", "total"),
+    [([], 3), (["--preset", "large"], 300), (["--preset", "large", "--numbers", 4], 4), (["--numbers", 4], 4)],
+)
+def test_a_preset_gives_the_defaults_of_other_options(tmp_path, options, total):
+    args = [str(arg) for arg in ["--out", tmp_path / "run", *options]]
+    main(Sized, add, args, {"large": {"numbers": (100, 200)}})
+    assert result(tmp_path / "run")["metrics"] == {"sum": total}
+    main(Sized, add, ["--resume", str(tmp_path / "run")], {"large": {"numbers": (100, 200)}})
+    assert result(tmp_path / "run")["metrics"] == {"sum": total}
