@@ -1,14 +1,28 @@
 """How a person looks at a backward pass: tables and figures."""
 
-from fbp.report.figures import confusion_matrix, gradient_flow, image_page, learning_curve, parameter_names
+from fbp.report.figures import (
+    confusion_matrix,
+    film,
+    gradient_flow,
+    heated,
+    image_page,
+    image_rows,
+    learning_curve,
+    parameter_names,
+    score_strips,
+)
 from fbp.report.tables import compare_gradients, gradient_table
 
 __all__ = [
     "compare_gradients",
     "confusion_matrix",
+    "film",
     "gradient_flow",
     "gradient_table",
+    "heated",
     "image_page",
+    "image_rows",
     "learning_curve",
     "parameter_names",
+    "score_strips",
 ]
