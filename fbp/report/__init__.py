@@ -4,11 +4,15 @@ from fbp.report.figures import (
     attention_maps,
     confusion_matrix,
     curves,
+    film,
     gradient_flow,
+    heated,
     image_page,
+    image_rows,
     learning_curve,
     parameter_names,
     phase_diagram,
+    score_strips,
 )
 from fbp.report.tables import compare_gradients, gradient_table
 
@@ -17,10 +21,14 @@ __all__ = [
     "compare_gradients",
     "confusion_matrix",
     "curves",
+    "film",
     "gradient_flow",
     "gradient_table",
+    "heated",
     "image_page",
+    "image_rows",
     "learning_curve",
     "parameter_names",
     "phase_diagram",
+    "score_strips",
 ]

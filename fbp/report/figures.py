@@ -12,6 +12,8 @@ import numpy as np
 from matplotlib import colors
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
+from PIL import Image
+from scipy import ndimage
 
 BLUE, ORANGE, GREEN, GREY, PURPLE, YELLOW = "#0072B2", "#D55E00", "#009E73", "#777777", "#CC79A7", "#E69F00"
 Path = str | pathlib.Path
@@ -21,7 +23,7 @@ _SIGNED = colors.LinearSegmentedColormap.from_list("signed", (BLUE, "white", ORA
 def learning_curve(
     path: Path, train: Mapping[int, float], test: Mapping[str, Mapping[int, float]], title: str = "learning curve"
 ) -> None:
-    """The training loss by step, above the test metrics by step, each between 0 and 1."""
+    """The training loss by step, above the test metrics by step."""
     figure = _figure(7, 5.5)
     above, below = figure.subplots(2, sharex=True)
     above.plot(list(train), list(train.values()), color=BLUE, linewidth=1.2)
@@ -126,6 +128,56 @@ def attention_maps(path: Path, maps: Sequence[tuple[np.ndarray, Sequence[str], S
         axes.xaxis.tick_top()
     figure.suptitle(title)
     _save(figure, path)
+
+
+def score_strips(path: Path, scores: Mapping[str, np.ndarray], aim: float, title: str) -> None:
+    """Every score of each contestant as a dot, the mean as a bar, and a line at what is aimed at."""
+    figure = _figure(7, 1.4 + 0.6 * len(scores))
+    axes = figure.subplots()
+    for row, (name, values) in enumerate(scores.items()):
+        up = 0.25 * np.sin(2.4 * np.arange(len(values)))  # apart, so that equal scores can be told from one
+        axes.scatter(values, row + up, s=12, color=BLUE, alpha=0.6, linewidths=0)
+        axes.plot([np.mean(values)] * 2, [row - 0.35, row + 0.35], color=ORANGE, linewidth=2)
+        axes.annotate(f"{name}: {np.mean(values):.0f} ± {np.std(values):.0f}", (0.01, row), fontsize=9, va="center",
+                      xycoords=("axes fraction", "data"))  # fmt: skip
+    axes.axvline(aim, color=GREY, linewidth=0.8, linestyle="--")
+    lowest, highest = min(map(np.min, scores.values())), max(aim, *map(np.max, scores.values()))
+    axes.set_xlim(lowest - 0.55 * (highest - lowest), highest + 0.05 * (highest - lowest))  # room for the names
+    axes.set(xlabel="score", yticks=[], title=title)
+    axes.invert_yaxis()
+    axes.grid(alpha=0.3, axis="x")
+    _save(figure, path)
+
+
+def image_rows(path: Path, rows: Mapping[str, np.ndarray], captions: Sequence[str], title: str) -> None:
+    """Images side by side, a named row for each kind and a caption for each column."""
+    figure = _figure(1.5 * len(captions) + 0.4, 1.6 * len(rows) + 0.5)
+    grid = figure.subplots(len(rows), len(captions), squeeze=False)
+    for line, (name, images) in zip(grid, rows.items(), strict=True):
+        line[0].set_ylabel(name)
+        for axes, image in zip(line, images, strict=True):
+            axes.imshow(image.squeeze(), cmap="gray", interpolation="nearest")
+            axes.set(xticks=[], yticks=[])
+    for axes, caption in zip(grid[0], captions, strict=True):
+        axes.set_title(caption, fontsize=8)
+    figure.suptitle(title)
+    _save(figure, path)
+
+
+def heated(images: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """Grey images [n, height, width] (uint8) with orange where `heat`, blurred a little, is high for this sequence."""
+    heat = ndimage.gaussian_filter(heat, (0, 1.5, 1.5))
+    share = np.clip(heat / max(np.percentile(heat, 99.5), 1e-30), 0, 1)[..., None]
+    orange = 255 * np.array(colors.to_rgb(ORANGE))
+    return np.round((1 - share) * images[..., None] + share * orange).astype(np.uint8)
+
+
+def film(path: Path, frames: np.ndarray, rate: float, scale: int = 2) -> None:
+    """Frames [n, height, width, 3] (uint8) as an animated GIF, `rate` of them in a second, enlarged."""
+    size = scale * frames.shape[2], scale * frames.shape[1]
+    pictures = [Image.fromarray(frame).resize(size) for frame in frames]
+    first, *others = [picture.quantize(64, dither=Image.Dither.NONE) for picture in pictures]  # noise is large in a GIF
+    first.save(path, save_all=True, append_images=others, duration=round(1000 / rate), loop=0)
 
 
 def ratio_bars(path: Path, ratios: Mapping[str, Mapping[str, float]], title: str) -> None:
