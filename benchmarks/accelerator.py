@@ -42,7 +42,7 @@ NETWORKS: dict[str, Callable[[], Program]] = {
     "large-transformer-12-scan": lambda: drop_in.transformer(12, length=1024, width=1024, batch=8, scanned=True),
     "large-vision-transformer": lambda: drop_in.classifier(drop_in.VisionTransformer(), images(512, 64)),
     "large-attention-4096": lambda: reference(layers.attention(4096, heads=16, features=64)),
-    "large-attention-16384": lambda: reference(layers.attention(16384, heads=8, features=64)),
+    "large-attention-8192": lambda: reference(layers.attention(8192, heads=16, features=64)),
     "large-cross-entropy-32k": lambda: reference(layers.linear_cross_entropy(1 << 15, examples=8192, features=1024)),
     "large-cross-entropy-128k": lambda: reference(layers.linear_cross_entropy(1 << 17, examples=8192, features=1024)),
     "large-deep-200": lambda: reference(layers.deep(200, batch=4096, width=512)),
