@@ -129,7 +129,7 @@ def main(
         config = tyro.cli(config_class, args=args, default=dataclasses.replace(config_class(), **preset))
     try:
         if config.resume:
-            saved = _saved_config(config_class, config.resume)
+            saved = saved_config(config_class, config.resume)
             config = tyro.cli(config_class, args=args, default=saved)
             kept = dataclasses.replace(config, resume=None)
             if kept != saved:
@@ -151,7 +151,8 @@ def main(
         sys.exit(1)
 
 
-def _saved_config(config_class: type[C], folder: pathlib.Path) -> C:
+def saved_config(config_class: type[C], folder: pathlib.Path, option: str = "--resume") -> C:
+    """The options of the run in a folder, which `option` names."""
     path = folder / "config.json"
     try:
         saved = json.loads(path.read_text())
@@ -161,9 +162,9 @@ def _saved_config(config_class: type[C], folder: pathlib.Path) -> C:
         options: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         return config_class(**options)
     except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"--resume {folder}: there is no {path}, so this is not the folder of a run.") from None
+        raise UserError(f"{option} {folder}: there is no {path}, so this is not the folder of a run.") from None
     except (ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"--resume {folder}: {path} is not a configuration of this experiment ({error}).") from None
+        raise UserError(f"{option} {folder}: {path} is not a configuration of this experiment ({error}).") from None
 
 
 def _write(path: pathlib.Path, content: Any) -> pathlib.Path:

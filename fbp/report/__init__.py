@@ -8,6 +8,7 @@ from fbp.report.figures import (
     learning_curve,
     parameter_names,
     phase_diagram,
+    text_page,
 )
 from fbp.report.tables import compare_gradients, gradient_table
 
@@ -21,4 +22,5 @@ __all__ = [
     "learning_curve",
     "parameter_names",
     "phase_diagram",
+    "text_page",
 ]
