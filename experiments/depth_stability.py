@@ -64,6 +64,10 @@ AFTER = [
     Kind("tanh", "orthogonal"), Kind("relu", "He"), Kind("relu", "He", "batch"), Kind("relu", "He", "layer", "pre-norm"),
     Kind("relu", "He", residual="ReZero"),
 ]  # fmt: skip
+CLAIM = [
+    Kind("relu", "He"), Kind("relu", "He", "layer"), Kind("relu", "He", "none", "plain"),
+    Kind("relu", "He", "layer", "post-norm"), Kind("relu", "He", "layer", "pre-norm"), Kind("relu", "He", "none", "ReZero"),
+]  # fmt: skip
 Curves = Mapping[str, Mapping[int, float]]  # test accuracy by step, by network
 LEARNS = 0.5  # a network that classifies more than half of the test images learns; one in ten is chance
 
@@ -94,9 +98,8 @@ def experiment(config: DepthStability, run: Run) -> None:
 def every_kind(config: DepthStability, run: Run, images: datasets.Images) -> list[dict[str, Any]]:
     """The gradient flow at first and the accuracy after training, kind by kind; what a stopped run has is not done again."""
     file = run.path("kinds.jsonl")
-    rows = (
-        [json.loads(line) for line in file.read_text().splitlines(True) if line.endswith("\n")] if file.exists() else []
-    )
+    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+    rows = [json.loads(line) for line in lines if line.endswith("\n")]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     done = {(row["depth"], *row["kind"]) for row in rows}
     kinds = deep.kinds(config.activations, config.normalizations)
@@ -163,11 +166,7 @@ def deepest(config: DepthStability, run: Run, images: datasets.Images) -> dict[s
     optimizer, loss_fn = optax.adam(config.learning_rate), cross_entropy(nets["ReZero"])
     batch = next(batches.from_step(0))
     state = train.init_state(nets["ReZero"], optimizer, jax.random.key(config.seed), batch["x"])
-    metrics: dict[str, Any] = compare_with_jax(loss_fn, state, batch)
-    for name, grad in {"deepest_megabytes": fbp.grad, "baseline_deepest_megabytes": jax.grad}.items():
-        lowered = jax.jit(grad(loss_fn, has_aux=True)).lower(state.params, state.model_state, batch, None)
-        memory = lowered.compile().memory_analysis()
-        metrics[name] = memory and memory.temp_size_in_bytes / 2**20
+    metrics = compare_with_jax(loss_fn, state, batch) | megabytes(loss_fn, state, batch)
     logs = {
         name: trained(config, run, images, f"deepest {name}", net, optimizer, config.deepest_epochs)
         for name, net in nets.items()
@@ -178,6 +177,16 @@ def deepest(config: DepthStability, run: Run, images: datasets.Images) -> dict[s
     return metrics | {
         "deepest_test_accuracy": ours, "baseline_deepest_test_accuracy": without, "baseline_linear_test_accuracy": linear
     }  # fmt: skip
+
+
+def megabytes(loss_fn, state, batch) -> dict[str, Any]:
+    """What the gradient needs in memory beside parameters and result, by fbp and by jax.grad, which keeps all of each layer."""
+    found = {}
+    for name, grad in {"deepest_megabytes": fbp.grad, "baseline_deepest_megabytes": jax.grad}.items():
+        lowered = jax.jit(grad(loss_fn, has_aux=True)).lower(state.params, state.model_state, batch, None)
+        memory = lowered.compile().memory_analysis()
+        found[name] = memory and memory.temp_size_in_bytes / 2**20
+    return found
 
 
 def batch_norm_claim(config: DepthStability, run: Run, images: datasets.Images) -> Curves:
@@ -193,9 +202,7 @@ def batch_norm_claim(config: DepthStability, run: Run, images: datasets.Images) 
 
 def rezero_claim(config: DepthStability, run: Run, images: datasets.Images) -> Curves:
     """32 layers of relu, bare, normalized, residual, both, and with ReZero (Bachlechner et al. 2020, section 4)."""
-    kinds = [Kind("relu", "He", *x) for x in (("none", "none"), ("layer", "none"), ("none", "plain"), ("layer", "post-norm"),
-                                              ("layer", "pre-norm"), ("none", "ReZero"))]  # fmt: skip
-    nets = {str(kind): network(block(kind, config.claim_width), config.claim_width, 32) for kind in kinds}
+    nets = {str(kind): network(block(kind, config.claim_width), config.claim_width, 32) for kind in CLAIM}
     return tested(config, run, images, nets, optax.adagrad(0.01))
 
 
@@ -223,21 +230,15 @@ def draw_kinds(config: DepthStability, run: Run, rows: list[dict[str, Any]]) -> 
     """The phase diagram of each depth; the gradient flow of some kinds, before and after they were mended, and its table."""
     found = {(row["depth"], *row["kind"]): row for row in rows}
     down = list(itertools.product(config.activations, deep.INITIALIZATIONS))
-    across = list(
-        dict.fromkeys(
-            (kind.normalization, kind.residual) for kind in deep.kinds(config.activations, config.normalizations)
-        )
-    )
-    labels = [" ".join(x) for x in down], [" ".join(x).replace("none none", "none") for x in across]
+    across = list(dict.fromkeys(kind[2:] for kind in deep.kinds(config.activations, config.normalizations)))
+    labels = [" ".join(x) for x in down], [" ".join(name for name in x if name != "none") or "none" for x in across]
     for depth in config.depths:
         cells = [[found[depth, *x, *y] for y in across] for x in down]
         panels = {
-            "log10 of ‖gradient‖ at the first layer / at the last": [
-                [deep.growth(c["norms"]) for c in row] for row in cells
-            ]
+            "gradient at first: log10(first layer / last)": [[deep.growth(c["norms"]) for c in row] for row in cells]
         }
         if cells[0][0]["test_accuracy"] is not None:
-            title = f"test accuracy in percent after {config.steps} steps"
+            title = f"test accuracy after {config.steps} steps, %"
             panels[title] = [[100 * c["test_accuracy"] for c in row] for row in cells]
         report.phase_diagram(run.path(f"phase_diagram_{depth}.png"), panels, *labels, f"networks of {depth:,} layers")
     shown = max(depth for depth in config.flow_depths if depth <= 100)

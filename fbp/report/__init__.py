@@ -13,6 +13,7 @@ from fbp.report.figures import (
     parameter_names,
     phase_diagram,
     score_strips,
+    text_page,
 )
 from fbp.report.tables import compare_gradients, gradient_table
 
@@ -31,4 +32,5 @@ __all__ = [
     "parameter_names",
     "phase_diagram",
     "score_strips",
+    "text_page",
 ]

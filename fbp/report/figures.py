@@ -17,6 +17,7 @@ from scipy import ndimage
 
 BLUE, ORANGE, GREEN, GREY, PURPLE, YELLOW = "#0072B2", "#D55E00", "#009E73", "#777777", "#CC79A7", "#E69F00"
 Path = str | pathlib.Path
+_HEAT = colors.LinearSegmentedColormap.from_list("heat", ("white", ORANGE))
 _SIGNED = colors.LinearSegmentedColormap.from_list("signed", (BLUE, "white", ORANGE))
 
 
@@ -246,7 +247,7 @@ def growth_curves(
 
 def curves(
     path: Path,
-    panels: Mapping[str, Mapping[str, Mapping[float, float]]],
+    panels: Mapping[str, Mapping[str, Mapping[int, float]]],
     xlabel: str,
     ylabel: str,
     log: bool = False,
@@ -295,6 +296,33 @@ def phase_diagram(
         axes.set_yticks(range(len(rows)), rows, fontsize=8)
         axes.set_title(heading, fontsize=10)
     figure.suptitle(title)
+    _save(figure, path)
+
+
+def text_page(path: Path, pieces: Sequence[str], values: np.ndarray, title: str, columns: int = 100) -> None:
+    """Text, each piece of which has a value: 0 is white, the largest orange. Lines are broken after so many characters."""
+    characters = [(c, value) for piece, value in zip(pieces, values, strict=True) for c in piece.replace("\t", "    ")]
+    lines: list[list[tuple[str, float]]] = [[]]
+    for c, value in characters:
+        if c == "\n" or len(lines[-1]) == columns:
+            lines.append([])
+        if c != "\n":
+            lines[-1].append((c, value))
+    image = np.zeros((len(lines), columns))
+    for row, line in zip(image, lines, strict=True):
+        row[: len(line)] = [value for _, value in line]
+    size, leading = 7.5, 1.35  # points; a character of DejaVu Sans Mono is 0.602 of its size wide
+    width, height = columns * 0.602 * size / 72, len(lines) * leading * size / 72
+    figure = Figure(figsize=(width + 0.2, height + 0.45), dpi=120)
+    axes = figure.add_axes(
+        (0.1 / (width + 0.2), 0.1 / (height + 0.45), width / (width + 0.2), height / (height + 0.45))
+    )
+    axes.imshow(image, aspect="auto", cmap=_HEAT, vmin=0, interpolation="nearest", extent=(0, columns, len(lines), 0))
+    axes.axis("off")
+    for i, line in enumerate(lines):
+        text = "".join(c if c.isprintable() else "·" for c, _ in line).replace("$", r"\$")
+        axes.text(0, i + 0.5, text, family="DejaVu Sans Mono", fontsize=size, va="center_baseline")
+    figure.suptitle(title, fontsize=10)
     _save(figure, path)
 
 
