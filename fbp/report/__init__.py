@@ -1,6 +1,7 @@
 """How a person looks at a backward pass: tables and figures."""
 
 from fbp.report.figures import (
+    boxes_page,
     confusion_matrix,
     film,
     gradient_flow,
@@ -8,12 +9,14 @@ from fbp.report.figures import (
     image_page,
     image_rows,
     learning_curve,
+    paired_bars,
     parameter_names,
     score_strips,
 )
 from fbp.report.tables import compare_gradients, gradient_table
 
 __all__ = [
+    "boxes_page",
     "compare_gradients",
     "confusion_matrix",
     "film",
@@ -23,6 +26,7 @@ __all__ = [
     "image_page",
     "image_rows",
     "learning_curve",
+    "paired_bars",
     "parameter_names",
     "score_strips",
 ]
