@@ -153,6 +153,7 @@ def test_a_run_that_was_stopped_goes_on_and_leaves_its_files(folder, monkeypatch
     sizes = [word for name, size in SIZES.items() for word in (f"--{name}", size)]
     with monkeypatch.context() as stopped, pytest.raises(SystemExit, match="130"):
         stopped.setattr(object_detection, "sliding_window", interrupted)
+        stopped.setattr(object_detection, "compare_with_jax", lambda *_: {})  # it takes the longest, and comes again
         found("--data", "fashion-mnist", "--data-folder", folder, "--out", run, *sizes)
     log = (run / "metrics_detector.jsonl").read_text()
     found("--resume", run)
