@@ -22,7 +22,7 @@ from fbp import nn, report, train
 
 PRESETS = {
     "full": {"epochs": 40, "width": 24, "test_scenes": 1000},
-    "large": {"epochs": 40, "width": 64, "batch_size": 64, "size": 160, "test_scenes": 2000},
+    "large": {"epochs": 25, "width": 64, "batch_size": 64, "size": 128, "test_scenes": 1000},
 }
 
 
