@@ -2,6 +2,7 @@
 
 from fbp.report.figures import (
     attention_maps,
+    boxes_page,
     confusion_matrix,
     curves,
     film,
@@ -10,6 +11,7 @@ from fbp.report.figures import (
     image_page,
     image_rows,
     learning_curve,
+    paired_bars,
     parameter_names,
     phase_diagram,
     score_strips,
@@ -19,6 +21,7 @@ from fbp.report.tables import compare_gradients, gradient_table
 
 __all__ = [
     "attention_maps",
+    "boxes_page",
     "compare_gradients",
     "confusion_matrix",
     "curves",
@@ -29,6 +32,7 @@ __all__ = [
     "image_page",
     "image_rows",
     "learning_curve",
+    "paired_bars",
     "parameter_names",
     "phase_diagram",
     "score_strips",

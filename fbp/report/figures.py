@@ -181,6 +181,61 @@ def film(path: Path, frames: np.ndarray, rate: float, scale: int = 2) -> None:
     first.save(path, save_all=True, append_images=others, duration=round(1000 / rate), loop=0)
 
 
+def boxes_page(
+    path: Path,
+    images: np.ndarray,
+    truth: Sequence[np.ndarray],
+    found: Sequence[np.ndarray],
+    names: Sequence[str],
+    title: str,
+) -> None:
+    """Scenes with what is there, dashed, and what was found: rows (left, top, right, bottom, score, label), blue if an
+    object of that label is there (IoU of 0.5 at least), else orange."""
+    columns = 5
+    figure = _figure(columns * 1.9, -(-len(images) // columns) * 1.95 + 0.4)
+    grid = figure.subplots(-(-len(images) // columns), columns, squeeze=False)
+    for axes in grid.flat:
+        axes.axis("off")
+    for axes, image, there, rows in zip(grid.flat, images, truth, found, strict=False):
+        axes.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        for box in there:
+            _outline(axes, box, "white", linewidth=0.8, linestyle="--")
+        for row in rows:
+            color = BLUE if any(row[5] == box[4] and _iou(row, box) >= 0.5 for box in there) else ORANGE
+            _outline(axes, row, color, linewidth=1.3)
+            axes.text(row[0], row[1] - 1, f"{names[int(row[5])]} {row[4]:.2f}", fontsize=5, color="white", va="bottom",
+                      bbox={"facecolor": color, "pad": 0.6, "linewidth": 0}, clip_on=True)  # fmt: skip
+    figure.suptitle(title)
+    _save(figure, path)
+
+
+def _outline(axes: Any, box: np.ndarray, color: str, **line: Any) -> None:
+    """Along the edges of the pixels: pixel i of an image covers [i - 0.5, i + 0.5] of the axes."""
+    left, top, right, bottom = (float(x) - 0.5 for x in box[:4])
+    axes.plot([left, right, right, left, left], [top, top, bottom, bottom, top], color=color, **line)
+
+
+def _iou(a: np.ndarray, b: np.ndarray) -> float:
+    width, height = np.minimum(a[2:4], b[2:4]) - np.maximum(a[:2], b[:2])
+    common = max(width, 0) * max(height, 0)
+    return common / (np.prod(a[2:4] - a[:2]) + np.prod(b[2:4] - b[:2]) - common)
+
+
+def paired_bars(path: Path, values: Mapping[str, np.ndarray], names: Sequence[str], title: str) -> None:
+    """Shares of 1, for each of `names` a bar of each contestant."""
+    figure = _figure(1.5 + 0.75 * len(names), 3.2)
+    axes = figure.subplots()
+    width = 0.8 / len(values)
+    for i, (contestant, heights) in enumerate(values.items()):
+        at = np.arange(len(names)) + (i - (len(values) - 1) / 2) * width
+        bars = axes.bar(at, heights, width, label=contestant, color=(BLUE, ORANGE, GREEN, GREY)[i])
+        axes.bar_label(bars, fmt="%.2f", fontsize=7, padding=1)
+    axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
+    axes.set(ylim=(0, 1.08), title=title)
+    figure.legend(loc="outside lower center", ncols=len(values), frameon=False)
+    _save(figure, path)
+
+
 def ratio_bars(path: Path, ratios: Mapping[str, Mapping[str, float]], title: str) -> None:
     """Ratios to a reference, on a logarithmic axis: a panel for each quantity, a bar for each case, from 1 downwards for
     better and upwards for worse."""
