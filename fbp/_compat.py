@@ -121,8 +121,8 @@ def is_reference(aval: Any) -> bool:
 
 def takes_no_differentiated_values(aval: Any) -> bool:
     """Whether a type is that of something mutable into which no tangent can go: a reference, but one that is said to be
-    none of differentiation's business, or a box."""
-    return aval.has_qdd or (is_reference(aval) and aval.kind != "no_grad_no_remat")
+    none of differentiation's business, or a box (which jax 0.10 has)."""
+    return getattr(aval, "has_qdd", False) or (is_reference(aval) and aval.kind != "no_grad_no_remat")
 
 
 def contents_of_box(trace: Any, x: Any) -> Any:
