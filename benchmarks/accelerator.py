@@ -33,21 +33,21 @@ def reference(program: Program) -> Program:
 
 WIDTHS = (64, 128, 256, 512)
 NETWORKS: dict[str, Callable[[], Program]] = {
-    "large-mlp": lambda: drop_in.classifier(drop_in.MLP(4096), images(4096, 64, 1).reshape(4096, 4096)),
-    "large-vgg": lambda: drop_in.classifier(drop_in.VGG((64, 128, 256)), images(256, 64)),
-    "large-resnet": lambda: drop_in.classifier(drop_in.ResNet(WIDTHS), images(256, 64)),
-    "large-mobilenet": lambda: drop_in.classifier(drop_in.MobileNet((64, 128, 256, 256, 512)), images(256, 64)),
-    "large-lstm": lambda: drop_in.recurrent(linen.OptimizedLSTMCell, length=128, batch=256, width=1024),
     "large-transformer-12": lambda: drop_in.transformer(12, length=1024, width=1024, batch=8),
-    "large-transformer-12-scan": lambda: drop_in.transformer(12, length=1024, width=1024, batch=8, scanned=True),
-    "large-vision-transformer": lambda: drop_in.classifier(drop_in.VisionTransformer(), images(512, 64)),
-    "large-attention-4096": lambda: reference(layers.attention(4096, heads=16, features=64)),
-    "large-attention-8192": lambda: reference(layers.attention(8192, heads=16, features=64)),
+    "large-resnet": lambda: drop_in.classifier(drop_in.ResNet(WIDTHS), images(256, 64)),
     "large-cross-entropy-32k": lambda: reference(layers.linear_cross_entropy(1 << 15, examples=8192, features=1024)),
-    "large-cross-entropy-128k": lambda: reference(layers.linear_cross_entropy(1 << 17, examples=8192, features=1024)),
+    "large-attention-4096": lambda: reference(layers.attention(4096, heads=16, features=64)),
+    "large-lstm": lambda: drop_in.recurrent(linen.OptimizedLSTMCell, length=128, batch=256, width=1024),
+    "large-mobilenet": lambda: drop_in.classifier(drop_in.MobileNet((64, 128, 256, 256, 512)), images(256, 64)),
+    "large-transformer-12-scan": lambda: drop_in.transformer(12, length=1024, width=1024, batch=8, scanned=True),
+    "large-layer-norm": lambda: reference(layers.layer_norm((16, 2048, 4096))),
+    "large-attention-8192": lambda: reference(layers.attention(8192, heads=16, features=64)),
+    "large-vgg": lambda: drop_in.classifier(drop_in.VGG((64, 128, 256)), images(256, 64)),
+    "large-mlp": lambda: drop_in.classifier(drop_in.MLP(4096), images(4096, 64, 1).reshape(4096, 4096)),
+    "large-vision-transformer": lambda: drop_in.classifier(drop_in.VisionTransformer(), images(512, 64)),
     "large-deep-200": lambda: reference(layers.deep(200, batch=4096, width=512)),
     "large-reversible-200": lambda: reference(layers.reversible(200, batch=4096, width=1024)),
-    "large-layer-norm": lambda: reference(layers.layer_norm((16, 2048, 4096))),
+    "large-cross-entropy-128k": lambda: reference(layers.linear_cross_entropy(1 << 17, examples=8192, features=1024)),
 }
 
 
