@@ -2,6 +2,7 @@
 
 from fbp.report.figures import (
     attention_maps,
+    coloured_words,
     confusion_matrix,
     gradient_flow,
     image_page,
@@ -12,6 +13,7 @@ from fbp.report.tables import compare_gradients, gradient_table
 
 __all__ = [
     "attention_maps",
+    "coloured_words",
     "compare_gradients",
     "confusion_matrix",
     "gradient_flow",
