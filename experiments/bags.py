@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -56,12 +56,11 @@ def as_bags(counts: Any, ratios: np.ndarray, longest: int, reviews: Sequence[Rev
 def bag_model(n: int) -> nn.Layer:
     """logit = Σ_f x_f (w_f + u_{s,f}) + b_s: a weight of each phrase that is shared, from 1 on, where it is naive Bayes,
     and one for the source s, from 0 on (Daumé III 2007)."""
-    table = nn.embed(
-        n, 1 + len(SOURCES), embedding_init=lambda key, shape, dtype: jnp.zeros(shape, dtype).at[:, 0].set(1)
-    )
+    table = nn.embed(n, 1 + len(SOURCES))
 
     def init(rng, phrases, values, source):
-        return {"phrases": table.init(rng, phrases)[0], "bias": jnp.zeros(len(SOURCES))}, {}
+        weights = jnp.zeros((n, 1 + len(SOURCES))).at[:, 0].set(1.0)
+        return {"phrases": {"embedding": weights}, "bias": jnp.zeros(len(SOURCES))}, {}
 
     def apply(params, state, phrases, values, source):
         weights, _ = table.apply(params["phrases"], {}, phrases)
@@ -72,16 +71,13 @@ def bag_model(n: int) -> nn.Layer:
     return nn.Layer("bag_model", init, apply)
 
 
-def word_shares(
-    text: str, longest: int, vocabulary, numbers: np.ndarray, shares: np.ndarray
-) -> list[tuple[str, float]]:
-    """What each word adds: an equal part of what each phrase adds in which it is."""
-    said, adds = words(text), dict(zip(numbers.tolist(), shares.tolist(), strict=True))
-    places = [(i, n) for n in range(1, longest + 1) for i in range(len(said) - n + 1)]
-    number = {(i, n): vocabulary.get(" ".join(said[i : i + n])) for i, n in places}
-    times = collections.Counter(number.values())
+def word_shares(text: str, longest: int, adds: Mapping[str, float]) -> list[tuple[str, float]]:
+    """What each word adds: an equal part of what each phrase `adds` in which it is."""
+    said = words(text)
+    runs = [(i, i + n) for n in range(1, longest + 1) for i in range(len(said) - n + 1)]
+    times = collections.Counter(" ".join(said[i:j]) for i, j in runs)
     total = np.zeros(len(said))
-    for (i, n), phrase in number.items():
-        if phrase in adds:
-            total[i : i + n] += adds[phrase] / times[phrase] / n
+    for i, j in runs:
+        phrase = " ".join(said[i:j])
+        total[i:j] += adds.get(phrase, 0) / times[phrase] / (j - i)
     return list(zip(said, total.tolist(), strict=True))

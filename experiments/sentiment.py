@@ -77,9 +77,7 @@ def experiment(config: Sentiment, run: Run) -> None:
         return accuracies(logits_for(state, validation_bags) > 0, validation, "{}_validation_accuracy")
 
     one = jax.tree.map(lambda x: x[:1], learnt_bags)
-    state = initial = train.init_state(
-        layer, optimizer, jax.random.key(config.seed), one.phrases, one.values, one.source
-    )
+    state = initial = train.init_state(layer, optimizer, jax.random.key(config.seed), *one[:3])
     names = report.parameter_names(state.params)
     checkpoints = train.Checkpoints(run.path("checkpoints"))
     if config.resume:
@@ -101,7 +99,7 @@ def experiment(config: Sentiment, run: Run) -> None:
     metrics = accuracies(logits > 0, test, "{}_accuracy") | agreement | naive_bayes
     metrics |= accuracies(baseline(learnt, validation, test), test, "baseline_{}_accuracy")
     draw_training(run, names, "imdb_validation_accuracy", "rt_validation_accuracy")
-    draw_words(run, config.phrase, vectorizer.vocabulary_, test, logits, test_bags, says(layer, state, test_bags))
+    draw_words(run, layer, state, config.phrase, vectorizer.vocabulary_, test, test_bags, logits)
     name_pictures(run)
     for name, value in metrics.items():
         console.print(f"{name.replace('_', ' ')}: {value:.4g}")
@@ -138,34 +136,34 @@ def baseline(learnt: Sequence[Review], validation: Sequence[Review], test: Seque
     return said
 
 
-def says(layer: nn.Layer, state: train.TrainState, bags: Bags) -> np.ndarray:
-    """What each phrase adds to the logit: gradient times input, which add up to it, but for the bias, as it is linear in x."""
-
-    def logit(values, phrases, source):
-        return layer.apply(state.params, state.model_state, phrases[None], values[None], source[None])[0][0]
-
-    gradient = jax.jit(jax.vmap(fbp.grad(logit)))
-    rows = range(0, len(bags.label), 500)
-    parts = [gradient(*(x[i : i + 500] for x in (bags.values, bags.phrases, bags.source))) for i in rows]
-    return np.concatenate(parts) * bags.values
+def says(layer: nn.Layer, state: train.TrainState, review: Bags) -> dict[int, float]:
+    """What each phrase of a review adds to the logit: gradient times input. As the model is linear, that is all but the bias."""
+    logit = lambda values: layer.apply(state.params, state.model_state, review.phrases, values, review.source)[0][0]
+    added = jax.jit(fbp.grad(logit))(review.values) * review.values
+    return {int(phrase): float(x) for phrase, x in zip(review.phrases[0], added[0], strict=True) if x}
 
 
-def draw_words(run: Run, longest: int, vocabulary, test, logits, bags: Bags, shares: np.ndarray) -> None:
-    """Of each source, among the short ones, the reviews that the model is surest of: for, against, and its worst mistake."""
-    labels = np.array([review.label for review in test])
-    for name, source in SOURCES.items():
-        short = np.array([r.source == source and len(words(r.text)) <= 120 for r in test])
-        wrong = (logits > 0) != labels
-        chosen = {}
-        for title, order in ("for", logits), ("against", -logits), ("wrong", np.abs(logits) * wrong):
-            best = int(np.argmax(np.where(short & (wrong == (title == "wrong")), order, -np.inf)))
-            verdict = f"{('against', 'for')[labels[best]]}; the model says {1 / (1 + np.exp(-logits[best])):.1%} for"
-            chosen[f"{title}: it is {verdict}"] = word_shares(
-                test[best].text, longest, vocabulary, bags.phrases[best], shares[best]
-            )
-        report.coloured_words(
-            run.path(f"words_{name}.png"), chosen, f"{name}: what each word adds (blue for, orange against)"
-        )
+def draw_words(
+    run: Run, layer: nn.Layer, state, longest: int, vocabulary, test, bags: Bags, logits: np.ndarray
+) -> None:
+    """Of each source, among the short ones, the review that the model is surest of: rightly for and against, and wrongly."""
+    names = {number: phrase for phrase, number in vocabulary.items()}
+    is_for, is_right = logits > 0, (logits > 0) == bags.label
+    is_short = np.array([len(words(review.text)) <= 120 for review in test])
+    kinds = {"rightly for": is_right & is_for, "rightly against": is_right & ~is_for, "wrong": ~is_right}
+    for i, source in enumerate(SOURCES):
+        drawn = {}
+        for kind, among in kinds.items():
+            rows = np.flatnonzero(among & is_short & (bags.source == i))
+            if rows.size:
+                best = rows[np.argmax(np.abs(logits[rows]))]
+                added = says(layer, state, jax.tree.map(lambda x, row=best: x[row : row + 1], bags))
+                heading = f"{kind}: the model is {1 / (1 + np.exp(-logits[best])):.1%} for it"
+                drawn[heading] = word_shares(
+                    test[best].text, longest, {names[phrase]: x for phrase, x in added.items()}
+                )
+        title = f"{source}: what each word adds (blue for, orange against)"
+        report.coloured_words(run.path(f"words_{source}.png"), drawn, title)
 
 
 if __name__ == "__main__":
