@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from jax.nn import initializers
 
 from experiments.texts import SOURCES, Review
 from fbp import nn
@@ -54,19 +55,17 @@ def as_bags(counts: Any, ratios: np.ndarray, longest: int, reviews: Sequence[Rev
 
 
 def bag_model(n: int) -> nn.Layer:
-    """logit = Σ_f x_f (w_f + u_{s,f}) + b_s: a weight of each phrase that is shared, from 1 on, where it is naive Bayes,
-    and one for the source s, from 0 on (Daumé III 2007)."""
-    table = nn.embed(n, 1 + len(SOURCES))
+    """logit = Σ_f x_f w_{s,f} + b_s, with weights for each source s, from 0 on: logistic regression of a sparse x, as a table
+    of which a review looks up its rows."""
+    table = nn.embed(n, len(SOURCES), embedding_init=initializers.zeros)
 
     def init(rng, phrases, values, source):
-        weights = jnp.zeros((n, 1 + len(SOURCES))).at[:, 0].set(1.0)
-        return {"phrases": {"embedding": weights}, "bias": jnp.zeros(len(SOURCES))}, {}
+        return {"phrases": table.init(rng, phrases)[0], "bias": jnp.zeros(len(SOURCES))}, {}
 
     def apply(params, state, phrases, values, source):
         weights, _ = table.apply(params["phrases"], {}, phrases)
-        sums = jnp.einsum("bf,bfs->bs", values, weights)
-        own = jnp.take_along_axis(sums[:, 1:] + params["bias"], source[:, None], 1)
-        return sums[:, 0] + own[:, 0], state
+        sums = jnp.einsum("bf,bfs->bs", values, weights) + params["bias"]
+        return jnp.take_along_axis(sums, source[:, None], 1)[:, 0], state
 
     return nn.Layer("bag_model", init, apply)
 
