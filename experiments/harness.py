@@ -107,13 +107,13 @@ def compare_with_jax(loss_fn, state, batch) -> dict[str, float]:
     return {"gradient_max_relative_difference": max(row.relative for row in rows)}
 
 
-def draw_training(run: Run, parameters: Sequence[str], tested: str) -> None:
-    """The loss, the metric that is called `tested`, and the gradient's norms by parameter, of the run's metrics.jsonl."""
+def draw_training(run: Run, parameters: Sequence[str], *tested: str) -> None:
+    """The loss, the metrics that are called `tested`, and the gradient's norms by parameter, of the run's metrics.jsonl."""
     records = [json.loads(line) for line in run.path("metrics.jsonl").read_text().splitlines()]
     logged = {r["step"]: r for r in records if "loss" in r}
-    scores = {r["step"]: r[tested] for r in records if tested in r}
+    scores = {name: {r["step"]: r[name] for r in records if name in r} for name in tested}
     losses = {step: r["loss"] for step, r in logged.items()}
-    report.learning_curve(run.path("learning_curve.png"), losses, {tested: scores})
+    report.learning_curve(run.path("learning_curve.png"), losses, scores)
     norms = {step: r["grad_norm"] for step, r in logged.items()}
     report.gradient_flow(run.path("gradient_norms.png"), norms, parameters)
 

@@ -46,16 +46,16 @@ class Translation(Config):
     paraphrases: bool = False
     """Learn from verses of four English and three French translators, with a token for the French one that is wanted."""
     model: Literal["attention", "recurrent"] = "attention"
-    vocabulary: int = 4000
-    features: int = 192
+    vocabulary: int = 3000
+    features: int = 128
     layers: int = 2
     heads: int = 4
     dropout: float = 0.1
-    buckets: tuple[int, ...] = (28, 44, 72)
+    buckets: tuple[int, ...] = (36, 72)
     """Numbers of tokens to which sentences are filled up; pairs longer than the last are not learnt from."""
-    batch_tokens: int = 2048
+    batch_tokens: int = 1024
     """Of the source in a batch, so that there are more sentences in one of short ones."""
-    epochs: int = 5
+    epochs: int = 6
     learning_rate: float = 2e-3
     """The highest of a cosine schedule with warm-up."""
     label_smoothing: float = 0.1

@@ -3,6 +3,7 @@
 from fbp.report.figures import (
     attention_maps,
     boxes_page,
+    coloured_words,
     confusion_matrix,
     curves,
     film,
@@ -22,6 +23,7 @@ from fbp.report.tables import compare_gradients, gradient_table
 __all__ = [
     "attention_maps",
     "boxes_page",
+    "coloured_words",
     "compare_gradients",
     "confusion_matrix",
     "curves",

