@@ -12,13 +12,13 @@ import jax
 import numpy as np
 import optax
 from jax.nn import initializers
-from rich.progress import track
 from rich.table import Table
 
 import fbp
 from experiments import datasets
 from experiments import deep_networks as deep
 from experiments.deep_networks import Kind, block, cross_entropy, network
+from experiments.depth_survey import Found, Task, alike, growth, survey
 from experiments.harness import Config, Run, UserError, at_least, compare_with_jax, console, main
 from fbp import nn, report, train
 
@@ -68,7 +68,6 @@ CLAIM = [
     Kind("relu", "He", "layer", "post-norm"), Kind("relu", "He", "layer", "pre-norm"), Kind("relu", "He", "none", "ReZero"),
 ]  # fmt: skip
 Curves = Mapping[str, Mapping[int, float]]  # test accuracy by step, by network
-Found = dict[tuple, dict[str, Any]]  # what was measured, by depth and kind
 LEARNS = 0.5  # a network that classifies more than half of the test images learns; one in ten is chance
 
 
@@ -99,35 +98,16 @@ def experiment(config: DepthStability, run: Run) -> None:
 
 
 def every_kind(config: DepthStability, run: Run, images: datasets.Images) -> Found:
-    """The gradient flow at first and the accuracy after training, kind by kind; what a stopped run has is not done again."""
-    file = run.path("kinds.jsonl")
-    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
-    rows = [json.loads(line) for line in lines if line.endswith("\n")]
-    found = {(row["depth"], *row["kind"]): row for row in rows}
-    file.write_text("".join(json.dumps(row) + "\n" for row in found.values()))
-    kinds = deep.kinds(config.activations, config.normalizations)
-    like = lambda kind: kind._replace(initialization="")
-    groups = [list(group) for _, group in itertools.groupby(sorted(kinds, key=lambda k: (like(k), k)), like)]
-    tasks = [(depth, group) for depth in config.depths for group in groups]
-    grid = {(depth, kind) for depth, group in tasks for kind in group}
-    tasks += [(d, [kind]) for d in config.flow_depths for kind in BEFORE + AFTER if (d, kind) not in grid]
+    """The gradient flow at first and the accuracy after training: of all kinds at `depths`, of some at `flow_depths`."""
+    groups = alike(deep.kinds(config.activations, config.normalizations))
+    tasks = [Task(depth, group, depth <= config.train_depth) for depth in config.depths for group in groups]
+    grid = {(task.depth, kind) for task in tasks for kind in task.kinds}
+    tasks += [Task(d, [kind], False) for d in config.flow_depths for kind in BEFORE + AFTER if (d, kind) not in grid]
     stream = train.Batches({"x": images.train_x, "y": images.train_y}, config.batch_size, config.seed).from_step(0)
     batches = list(itertools.islice(stream, 1 + config.steps))
     test = {"x": images.test_x[:1000], "y": images.test_y[:1000]}
     optimizer, rng = optax.adam(config.learning_rate), jax.random.key(config.seed)
-    with file.open("a") as log:
-        for depth, group in track(tasks, "networks of every kind"):
-            if all((depth, *kind) in found for kind in group):
-                continue
-            used = batches if (depth, group[0]) in grid and depth <= config.train_depth else batches[:1]
-            measured = deep.measure(group, config.width, depth, used, test, optimizer, rng)
-            for kind, norms, accuracy in zip(group, *measured, strict=True):
-                shown = np.unique(np.linspace(0, depth - 1, 100).astype(int))
-                row = {"depth": depth, "kind": kind, "layers": (shown + 1).tolist(), "norms": norms[shown].tolist()}
-                found[depth, *kind] = row | {"test_accuracy": float(accuracy) if len(used) > 1 else None}
-                log.write(json.dumps(found[depth, *kind]) + "\n")
-            log.flush()
-    return found
+    return survey(run.path("kinds.jsonl"), tasks, config.width, batches, test, optimizer, rng)
 
 
 # ----------------------------------------------------------------------------------- networks trained one by one
@@ -232,7 +212,7 @@ def draw_kinds(config: DepthStability, run: Run, found: Found) -> None:
     labels = [" ".join(x) for x in down], [" ".join(name for name in x if name != "none") or "none" for x in across]
     for depth in config.depths:
         table = lambda value, depth=depth: [[value(found[depth, *x, *y]) for y in across] for x in down]
-        panels = {"gradient at first: log10(first layer / last)": table(lambda row: deep.growth(row["norms"]))}
+        panels = {"gradient at first: log10(first layer / last)": table(lambda row: growth(row["norms"]))}
         if config.steps and depth <= config.train_depth:
             title = f"test accuracy after {config.steps} steps, %"
             panels[title] = table(lambda row: 100 * row["test_accuracy"])
@@ -245,7 +225,7 @@ def draw_kinds(config: DepthStability, run: Run, found: Found) -> None:
     report.curves(run.path("gradient_flow.png"), flows, xlabel="layer", ylabel="‖gradient‖ of its output", log=True)
     printed = Table("log10 of ‖gradient‖, first layer / last", *(f"{d:,} layers" for d in config.flow_depths))
     for kind in BEFORE + AFTER:
-        printed.add_row(str(kind), *(f"{deep.growth(found[d, *kind]['norms']):.1f}" for d in config.flow_depths))
+        printed.add_row(str(kind), *(f"{growth(found[d, *kind]['norms']):.1f}" for d in config.flow_depths))
     console.print(printed)
 
 
