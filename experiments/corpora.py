@@ -82,7 +82,7 @@ BYTES = Tokenizer(
 )
 
 
-def byte_pairs(path: pathlib.Path, size: int, text: str) -> Tokenizer:
+def byte_pairs(path: pathlib.Path, size: int, text: str | None = None) -> Tokenizer:
     """Byte pairs (Sennrich et al. 2016): those of the file, which are learned from the text if it is not there."""
     try:
         import tokenizers  # pyright: ignore[reportMissingImports]
@@ -90,7 +90,9 @@ def byte_pairs(path: pathlib.Path, size: int, text: str) -> Tokenizer:
         raise UserError(
             "byte pairs need a package. Install it with: pip install tokenizers==0.23.3, or use --tokens bytes."
         ) from None
-    if not path.exists():
+    if text is None and not path.exists():
+        raise UserError(f"there are no byte pairs in {path}. Name the folder of a run that learned some.")
+    if text is not None and not path.exists():
         pairs = tokenizers.Tokenizer(tokenizers.models.BPE())
         pairs.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
         pairs.decoder = tokenizers.decoders.ByteLevel()

@@ -12,21 +12,21 @@ import jax
 import numpy as np
 import optax
 from jax.nn import initializers
-from rich.progress import track
 from rich.table import Table
 
 import fbp
 from experiments import datasets
 from experiments import deep_networks as deep
 from experiments.deep_networks import Kind, block, cross_entropy, network
+from experiments.depth_survey import Found, Task, alike, growth, survey
 from experiments.harness import Config, Run, UserError, at_least, compare_with_jax, console, main
 from fbp import nn, report, train
 
 
 @dataclasses.dataclass(frozen=True)
 class DepthStability(Config):
-    preset: Literal["default", "full", "large"] = "default"
-    """Sets the sizes below: for ten minutes or two hours of two cores, or for a GPU."""
+    preset: Literal["default", "full"] = "default"
+    """Sets the sizes below: for ten minutes or two hours of two cores. (A GPU is no faster at so many small products.)"""
     data: Literal["animals", "fashion-mnist", "digits"] = "animals"
     depths: tuple[int, ...] = (100,)
     """At each, every kind of network is measured and trained."""
@@ -57,7 +57,6 @@ class DepthStability(Config):
 
 PRESETS = {
     "full": {"depths": (2, 10, 100, 1000, 10_000), "deepest_epochs": 10, "claim_width": 256, "claim_epochs": 50},
-    "large": {"depths": (2, 10, 100), "width": 256, "claim_width": 256},
 }
 BEFORE = [Kind("sigmoid", "naive"), Kind("tanh", "naive"), Kind("relu", "naive"), Kind("relu", "He", residual="plain")]
 AFTER = [
@@ -75,64 +74,46 @@ LEARNS = 0.5  # a network that classifies more than half of the test images lear
 def experiment(config: DepthStability, run: Run) -> None:
     least = dict.fromkeys(("width", "deepest", "deepest_epochs", "claim_width", "claim_epochs", "batch_size"), 1)
     at_least(config, seed=0, limit=config.batch_size, steps=0, **least)
-    for option, known in ("activations", deep.ACTIVATIONS), ("normalizations", deep.NORMALIZATIONS):
-        if unknown := set(getattr(config, option)) - set(known):
-            raise UserError(f"--{option}: {', '.join(sorted(unknown))} unknown. Choose from: {', '.join(known)}.")
+    known = {"activations": deep.ACTIVATIONS, "normalizations": deep.NORMALIZATIONS}
+    for option, names in known.items():
+        if unknown := set(getattr(config, option)) - set(names):
+            raise UserError(f"--{option}: {', '.join(sorted(unknown))} unknown. Choose from: {', '.join(names)}.")
+    if min(*config.depths, *config.flow_depths) < 1:
+        raise UserError("--depths and --flow-depths are numbers of layers. Give numbers of at least 1.")
     *arrays, classes = datasets.load(config.data, None)
     images = datasets.Images(*(a[: config.limit] for a in arrays), classes=classes)
-    rows = every_kind(config, run, images)
-    draw_kinds(config, run, rows)
+    found = every_kind(config, run, images)
+    draw_kinds(config, run, found)
     metrics = deepest(config, run, images)
     claims = {"batch norm": batch_norm_claim(config, run, images), "ReZero": rezero_claim(config, run, images)}
     report.curves(run.path("claims.png"), claims, xlabel="step", ylabel="test accuracy")
     for claim, curves in claims.items():
         metrics |= speedups(claim.replace(" ", "_").lower(), curves)
     for depth in config.depths:
-        accuracies = [row["test_accuracy"] or 0 for row in rows if row["depth"] == depth]
+        accuracies = [row["test_accuracy"] or 0 for key, row in found.items() if key[0] == depth]
         metrics[f"kinds_that_learn_at_{depth}"] = sum(accuracy > LEARNS for accuracy in accuracies)
     for name, value in metrics.items():
         console.print(f"{name.replace('_', ' ')}: {'never' if value is None else f'{value:.4g}'}")
     run.finish(metrics)
 
 
-def every_kind(config: DepthStability, run: Run, images: datasets.Images) -> list[dict[str, Any]]:
-    """The gradient flow at first and the accuracy after training, kind by kind; what a stopped run has is not done again."""
-    file = run.path("kinds.jsonl")
-    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
-    rows = [json.loads(line) for line in lines if line.endswith("\n")]
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    done = {(row["depth"], *row["kind"]) for row in rows}
-    kinds = deep.kinds(config.activations, config.normalizations)
-    like = lambda kind: kind._replace(initialization="")
-    groups = [list(group) for _, group in itertools.groupby(sorted(kinds, key=lambda k: (like(k), k)), like)]
-    tasks = [(depth, group) for depth in config.depths for group in groups]
-    known = {(depth, kind) for depth, group in tasks for kind in group}
-    tasks += [(d, [kind]) for d in config.flow_depths for kind in BEFORE + AFTER if (d, kind) not in known]
+def every_kind(config: DepthStability, run: Run, images: datasets.Images) -> Found:
+    """The gradient flow at first and the accuracy after training: of all kinds at `depths`, of some at `flow_depths`."""
+    groups = alike(deep.kinds(config.activations, config.normalizations))
+    tasks = [Task(depth, group, depth <= config.train_depth) for depth in config.depths for group in groups]
+    grid = {(task.depth, kind) for task in tasks for kind in task.kinds}
+    tasks += [Task(d, [kind], False) for d in config.flow_depths for kind in BEFORE + AFTER if (d, kind) not in grid]
     stream = train.Batches({"x": images.train_x, "y": images.train_y}, config.batch_size, config.seed).from_step(0)
     batches = list(itertools.islice(stream, 1 + config.steps))
     test = {"x": images.test_x[:1000], "y": images.test_y[:1000]}
     optimizer, rng = optax.adam(config.learning_rate), jax.random.key(config.seed)
-    with file.open("a") as log:
-        for depth, group in track(tasks, "networks of every kind"):
-            if (depth, *group[-1]) in done:
-                continue
-            used = batches if (depth, group[0]) in known and depth <= config.train_depth else batches[:1]
-            measured = zip(group, *deep.measure(group, config.width, depth, used, test, optimizer, rng), strict=True)
-            for kind, norms, accuracy in measured:
-                shown = np.unique(np.linspace(0, depth - 1, 100).astype(int))
-                row = {"depth": depth, "kind": kind, "layers": (shown + 1).tolist(), "norms": norms[shown].tolist()}
-                rows.append(row | {"test_accuracy": float(accuracy) if len(used) > 1 else None})
-                log.write(json.dumps(rows[-1]) + "\n")
-            log.flush()
-    return rows
+    return survey(run.path("kinds.jsonl"), tasks, config.width, batches, test, optimizer, rng)
 
 
 # ----------------------------------------------------------------------------------- networks trained one by one
 
 
-def trained(
-    config: DepthStability, run: Run, images: datasets.Images, name: str, net: nn.Layer, optimizer, epochs: int
-):
+def trained(config: DepthStability, run: Run, images, name: str, net: nn.Layer, optimizer, epochs: int):
     """Trains a network, under a name; what was logged of it: {"loss": {step: ...}, "test_accuracy": {step: ...}}."""
     batches = train.Batches({"x": images.train_x, "y": images.train_y}, config.batch_size, config.seed)
     state = train.init_state(net, optimizer, jax.random.key(config.seed), images.train_x[:1])
@@ -206,9 +187,7 @@ def rezero_claim(config: DepthStability, run: Run, images: datasets.Images) -> C
     return tested(config, run, images, nets, optax.adagrad(0.01))
 
 
-def tested(
-    config: DepthStability, run: Run, images: datasets.Images, nets: Mapping[str, nn.Layer], optimizer
-) -> Curves:
+def tested(config: DepthStability, run: Run, images, nets: Mapping[str, nn.Layer], optimizer) -> Curves:
     logs = {name: trained(config, run, images, name, net, optimizer, config.claim_epochs) for name, net in nets.items()}
     return {name: log["test_accuracy"] for name, log in logs.items()}
 
@@ -226,31 +205,28 @@ def speedups(claim: str, curves: Curves) -> dict[str, float | None]:
     return metrics
 
 
-def draw_kinds(config: DepthStability, run: Run, rows: list[dict[str, Any]]) -> None:
+def draw_kinds(config: DepthStability, run: Run, found: Found) -> None:
     """The phase diagram of each depth; the gradient flow of some kinds, before and after they were mended, and its table."""
-    found = {(row["depth"], *row["kind"]): row for row in rows}
     down = list(itertools.product(config.activations, deep.INITIALIZATIONS))
     across = list(dict.fromkeys(kind[2:] for kind in deep.kinds(config.activations, config.normalizations)))
     labels = [" ".join(x) for x in down], [" ".join(name for name in x if name != "none") or "none" for x in across]
     for depth in config.depths:
-        cells = [[found[depth, *x, *y] for y in across] for x in down]
-        panels = {
-            "gradient at first: log10(first layer / last)": [[deep.growth(c["norms"]) for c in row] for row in cells]
-        }
-        if cells[0][0]["test_accuracy"] is not None:
+        table = lambda value, depth=depth: [[value(found[depth, *x, *y]) for y in across] for x in down]
+        panels = {"gradient at first: log10(first layer / last)": table(lambda row: growth(row["norms"]))}
+        if config.steps and depth <= config.train_depth:
             title = f"test accuracy after {config.steps} steps, %"
-            panels[title] = [[100 * c["test_accuracy"] for c in row] for row in cells]
+            panels[title] = table(lambda row: 100 * row["test_accuracy"])
         report.phase_diagram(run.path(f"phase_diagram_{depth}.png"), panels, *labels, f"networks of {depth:,} layers")
-    shown = max(depth for depth in config.flow_depths if depth <= 100)
+    shown = min(config.flow_depths, key=lambda depth: abs(depth - 100))
     lines = lambda kinds: {
         str(k): dict(zip(found[shown, *k]["layers"], found[shown, *k]["norms"], strict=True)) for k in kinds
     }
-    panels = {"before": lines(BEFORE), "after": lines(AFTER)}
-    report.curves(run.path("gradient_flow.png"), panels, xlabel="layer", ylabel="‖gradient‖ of its output", log=True)
-    table = Table("log10 of ‖gradient‖, first layer / last", *(f"{d:,} layers" for d in config.flow_depths))
+    flows = {"before": lines(BEFORE), "after": lines(AFTER)}
+    report.curves(run.path("gradient_flow.png"), flows, xlabel="layer", ylabel="‖gradient‖ of its output", log=True)
+    printed = Table("log10 of ‖gradient‖, first layer / last", *(f"{d:,} layers" for d in config.flow_depths))
     for kind in BEFORE + AFTER:
-        table.add_row(str(kind), *(f"{deep.growth(found[d, *kind]['norms']):.1f}" for d in config.flow_depths))
-    console.print(table)
+        printed.add_row(str(kind), *(f"{growth(found[d, *kind]['norms']):.1f}" for d in config.flow_depths))
+    console.print(printed)
 
 
 if __name__ == "__main__":

@@ -78,6 +78,10 @@ def experiment(config: TextGeneration, run: Run) -> None:
         raise UserError(
             f"--features {config.features} is no multiple of 2 x --heads {config.heads}. Change one of them."
         )
+    if not (0 < config.top_p <= 1 and 0 <= config.dropout < 1):
+        raise UserError(
+            f"--top-p {config.top_p}, --dropout {config.dropout}: give a top-p above 0 up to 1, a dropout below 1."
+        )
     if config.generate is not None:
         return go_on(config, config.generate)
     source, held_out = (text[: config.limit] for text in corpora.load(config.data, config.data_folder))
@@ -98,8 +102,9 @@ def experiment(config: TextGeneration, run: Run) -> None:
     def bits(state, tokens):
         """-log2 p of each token but the first: [batch, time]."""
         params = policy.to_compute(state.params)
-        logits = model.layer.apply(params, state.model_state, tokens[:, :-1])[0] @ lm.kernel(params)
-        return nn.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), tokens[:, 1:]) / math.log(2)
+        x, _ = model.layer.apply(params, state.model_state, tokens[:, :-1])
+        logits = jnp.matmul(x, lm.kernel(params), preferred_element_type=jnp.float32)
+        return nn.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:]) / math.log(2)
 
     bytes_per_token = len(held_out.encode()) / (len(held_out_ids) - 1)
     few = windows(held_out_ids[: 1 + 20_000], config.context, config.context)
@@ -112,13 +117,10 @@ def experiment(config: TextGeneration, run: Run) -> None:
     if config.resume and checkpoints.latest() is not None:
         state = checkpoints.restore(state)
         console.print(f"resumed at step {int(state.step)} of {config.steps}")
-    weights, read = (
-        sum(x.size for x in jax.tree.leaves(state.params)),
-        config.steps * config.batch_size * config.context,
-    )
+    weights = sum(x.size for x in jax.tree.leaves(state.params))
+    times = config.steps * config.batch_size * config.context / len(ids)
     console.print(
-        f"{config.data}: {len(ids):,} tokens, read {read / len(ids):.2g} times; {len(held_out_ids) - 1:,} held out; "
-        f"{weights:,} weights"
+        f"{config.data}: {len(ids):,} tokens, read {times:.2g} times; {len(held_out_ids) - 1:,} held out; {weights:,} weights"
     )
     batches = sampled(ids, config)
     metrics |= compare_with_jax(loss_fn, initial, {"tokens": next(batches.from_step(0))["tokens"][:16]})
@@ -142,7 +144,7 @@ def baselines(source: bytes, held_out: bytes) -> dict[str, float]:
     return {f"baseline_{name}_bits_per_byte": bits for name, bits in found.items()}
 
 
-def tokenizer_of(config: TextGeneration, path: pathlib.Path, source: str) -> corpora.Tokenizer:
+def tokenizer_of(config: TextGeneration, path: pathlib.Path, source: str | None = None) -> corpora.Tokenizer:
     return corpora.BYTES if config.tokens == "bytes" else corpora.byte_pairs(path, config.vocabulary, source)
 
 
@@ -184,12 +186,11 @@ def told(bits, state, windows: tuple[np.ndarray, np.ndarray], batch_size: int) -
 
 
 def generated(config: TextGeneration, model: lm.Model, params, tokenizer: corpora.Tokenizer, prompt: str) -> str:
-    """The prompt, as the beginning of a document, and how the model goes on."""
+    """The prompt, as the beginning of a document, and how the model goes on, to the end of the document at most."""
     start, rng = tokenizer.encode(corpora.END + prompt), jax.random.key(config.seed)
     how = {"temperature": config.temperature, "top_k": config.top_k, "top_p": config.top_p}
-    return prompt + tokenizer.decode(
-        lm.generate(model, params, start, config.length, config.context, rng, **how).tolist()
-    )
+    tokens = lm.generate(model, params, start, config.length, config.context, rng, **how)
+    return prompt + tokenizer.decode(tokens.tolist()).split(corpora.END)[0]
 
 
 def go_on(config: TextGeneration, prompt: str) -> None:
@@ -199,7 +200,7 @@ def go_on(config: TextGeneration, prompt: str) -> None:
             "--generate needs a trained model. Name the folder of its run: --checkpoint runs/text_generation/..."
         )
     saved = saved_config(TextGeneration, config.checkpoint, "--checkpoint")
-    tokenizer = tokenizer_of(saved, config.checkpoint / "tokenizer.json", "")
+    tokenizer = tokenizer_of(saved, config.checkpoint / "tokenizer.json")
     model, optimizer, _ = parts_of(saved, tokenizer)
     like = train.init_state(model.layer, optimizer, jax.random.key(0), np.zeros((1, saved.context), np.int32))
     try:

@@ -338,7 +338,7 @@ def curves(
     figure = _figure(1 + 4.4 * len(panels), 3.6)
     row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, (heading, lines) in zip(row, panels.items(), strict=True):
-        for (name, line), color in zip(lines.items(), itertools.cycle((GREY, PURPLE, YELLOW, ORANGE, BLUE, GREEN))):
+        for (name, line), color in zip(lines.items(), itertools.cycle((GREY, ORANGE, BLUE, PURPLE, GREEN, YELLOW))):
             axes.plot(list(line), list(line.values()), color=color, linewidth=1.4, label=name)
         axes.set(xlabel=xlabel, title=heading)
         axes.grid(alpha=0.3)
@@ -391,12 +391,10 @@ def text_page(path: Path, pieces: Sequence[str], values: np.ndarray, title: str,
     image = np.zeros((len(lines), columns))
     for row, line in zip(image, lines, strict=True):
         row[: len(line)] = [value for _, value in line]
-    size, leading = 7.5, 1.35  # points; a character of DejaVu Sans Mono is 0.602 of its size wide
-    width, height = columns * 0.602 * size / 72, len(lines) * leading * size / 72
-    figure = Figure(figsize=(width + 0.2, height + 0.45), dpi=120)
-    axes = figure.add_axes(
-        (0.1 / (width + 0.2), 0.1 / (height + 0.45), width / (width + 0.2), height / (height + 0.45))
-    )
+    size = 7.97  # points, at which a character of DejaVu Sans Mono is 8 pixels wide
+    width, height = columns * 8 / 120, len(lines) * 1.35 * size / 72
+    figure = Figure(figsize=(width + 0.2, height + 0.5), dpi=120)
+    axes = figure.add_axes((0.1 / (width + 0.2), 0.1 / (height + 0.5), width / (width + 0.2), height / (height + 0.5)))
     axes.imshow(image, aspect="auto", cmap=_HEAT, vmin=0, interpolation="nearest", extent=(0, columns, len(lines), 0))
     axes.axis("off")
     for i, line in enumerate(lines):

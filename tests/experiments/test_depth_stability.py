@@ -11,7 +11,9 @@ from experiments import deep_networks as deep
 from experiments import depth_stability
 from experiments.deep_networks import Kind
 from experiments.depth_stability import DepthStability, experiment, speedups
+from experiments.depth_survey import growth, measure
 from experiments.harness import main
+from fbp import nn
 
 OPTIONS = [
     "--data digits --limit 100 --width 8 --depths 3 --steps 1 --activations relu --normalizations none --flow-depths 3",
@@ -89,18 +91,18 @@ def norm(x):
 
 def test_the_gradient_flow_of_a_linear_chain_is_a_power_of_its_slope(monkeypatch):
     """x_l = x_{l-1} / 2, so x̄_l = x̄_L 2^(l - L): ten bits over ten layers."""
-    monkeypatch.setitem(deep.ACTIVATIONS, "linear", lambda: deep.nn.stateless("linear", lambda x: x / 2))
+    monkeypatch.setitem(deep.ACTIVATIONS, "linear", lambda: nn.stateless("linear", lambda x: x / 2))
     monkeypatch.setitem(deep.INITIALIZATIONS, "identity", lambda rng, shape, dtype: jnp.eye(*shape, dtype=dtype))
     batches = [{"x": np.ones((4, 2, 2, 1), np.float32), "y": np.arange(4)}]
     group = [Kind("linear", "identity")]
-    norms, accuracy = deep.measure(group, 3, 11, batches, None, optax.sgd(0.1), jax.random.key(0))
+    norms, accuracy = measure(group, 3, 11, batches, None, optax.sgd(0.1), jax.random.key(0))
     np.testing.assert_allclose(norms[0] / norms[0, -1], 2.0 ** np.arange(-10, 1), rtol=1e-5)
-    assert np.isnan(accuracy).all() and abs(deep.growth(norms[0]) + 10 * np.log10(2)) < 1e-5
+    assert np.isnan(accuracy).all() and abs(growth(norms[0]) + 10 * np.log10(2)) < 1e-5
 
 
 def test_a_gradient_that_has_left_float32_has_vanished_or_exploded():
-    assert deep.growth([0.0, 1.0]) == -np.inf
-    assert deep.growth([np.inf, 1.0]) == deep.growth([np.nan, 1.0]) == np.inf
+    assert growth([0.0, 1.0]) == -np.inf
+    assert growth([np.inf, 1.0]) == growth([np.nan, 1.0]) == np.inf
 
 
 def test_the_speedup_is_in_steps_to_the_best_accuracy_of_the_other():

@@ -63,10 +63,10 @@ def test_a_generated_text_is_what_the_model_finds_likeliest_beyond_its_context_t
     how = {"temperature": 0, "top_k": 0, "top_p": 1.0}
     found = lm.generate(MODEL, params, prompt, 8, context, jax.random.key(0), **how)
     tokens = [*prompt.tolist()]
-    seen = tokens[:]
+    seen, apply = tokens[:], jax.jit(MODEL.layer.apply)
     for _ in range(8):
         seen = seen[-(context // 2) :] if len(seen) >= context else seen
-        features, _ = MODEL.layer.apply(params, {}, jnp.array([seen]))
+        features, _ = apply(params, {}, jnp.array([seen]))
         tokens.append(int(jnp.argmax(features[0, -1] @ lm.kernel(params))))
         seen = [*seen, tokens[-1]]
     assert found.tolist() == tokens[3:]

@@ -70,7 +70,7 @@ def test_it_generates_from_the_command_line(short, capsys):
     args = "--generate", "def f", "--checkpoint", short, "--length", 5, "--temperature", 0
     run(*args)
     text = capsys.readouterr().out
-    assert text.startswith("def f") and len(text.encode()) >= len("def f") + 5
+    assert text.startswith("def f") and len(text) > len("def f")
     run(*args)
     assert capsys.readouterr().out == text
 
@@ -82,6 +82,7 @@ def test_it_generates_from_the_command_line(short, capsys):
         (["--generate", "x", "--checkpoint", "gone"], "--checkpoint gone: there is no gone/config.json"),
         (["--features", 30], "--features 30 is no multiple of 2 x --heads 4."),
         (["--data-folder", "gone"], "gone: there are no Python files."),
+        (["--top-p", 1.5], "--top-p 1.5, --dropout 0.0: give a top-p"),
         (["--length", 0], "these options are too small: --length 0 (at least 1)"),
     ],
 )
@@ -125,6 +126,6 @@ def test_tokens_give_their_text_back(text, tmp_path):
     assert corpora.BYTES.decode(corpora.BYTES.encode(text)) == text
     pytest.importorskip("tokenizers")
     learned = corpora.byte_pairs(tmp_path / "tokenizer.json", 300, "def f(): return g()\n" * 9)
-    again = corpora.byte_pairs(tmp_path / "tokenizer.json", 300, "")
+    again = corpora.byte_pairs(tmp_path / "tokenizer.json", 300)
     assert 256 < learned.size == again.size <= 300
     assert learned.decode(learned.encode(text)) == again.decode(again.encode(text)) == text

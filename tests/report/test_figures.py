@@ -100,3 +100,26 @@ def test_growth_curves(tmp_path):
     figures.growth_curves(tmp_path / "a.png", panels, "growth")
     image = picture(tmp_path / "a.png")
     assert all(share_of(image, color) > 1e-4 for color in ("#D55E00", "#E69F00", "#777777"))
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_curves(tmp_path, log):
+    panels = {"before": {"a": {1: 1e-40, 2: 0.0, 3: 1.0}}, "after": {"b": {1: 1.0, 2: np.inf, 3: 2.0}, "c": {1: 1.0}}}
+    report.curves(tmp_path / "a.png", panels, "layer", "norm", log=log)
+    picture(tmp_path / "a.png")
+
+
+def test_phase_diagram(tmp_path):
+    panels = {
+        "growth": [[-np.inf, 0.4, np.inf], [-0.1, 3.0, 20.0]],
+        "percent": [[0.0, 10.0, 50.0], [60.0, 90.0, 100.0]],
+    }
+    report.phase_diagram(tmp_path / "a.png", panels, ["a", "b"], ["c", "d", "e"], "what happens")
+    image = picture(tmp_path / "a.png")
+    assert share_of(image, figures.BLUE) > 1e-3 and share_of(image, figures.ORANGE) > 1e-3
+
+
+def test_text_page(tmp_path):
+    pieces = ["def f", "(x):\n", "\treturn $", "x" * 120, "\0"]
+    report.text_page(tmp_path / "a.png", pieces, np.array([0.0, 1.0, 2.0, 9.0, 1.0]), "surprise")
+    assert share_of(picture(tmp_path / "a.png"), figures.ORANGE) > 1e-3
