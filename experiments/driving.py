@@ -184,7 +184,8 @@ def films(run: Run, lap: Lap, salient: np.ndarray, rate: float) -> None:
     rows = {"seen": lap.frames[chosen.astype(int)], "what steers": heated[chosen.astype(int)]}
     report.image_rows(run.path("stills.png"), rows, [f"{i / rate:.1f} s" for i in chosen.astype(int)],
                       f"a lap on a held-out track, score {lap.score:.0f}; orange: |∂wheel / ∂pixel|")  # fmt: skip
-    console.print(f"pictures: {', '.join(str(p) for p in sorted(run.folder.glob('*.[pg][ni][gf]')))}", soft_wrap=True)
+    pictures = ", ".join(str(path) for path in sorted(run.folder.iterdir()) if path.suffix in {".png", ".gif"})
+    console.print(f"pictures: {pictures}", markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ def detector(classes: int, width: int) -> nn.Layer:
 
     a logit for each class, the logit of how central the point is in its object, and the logarithms of the distances to
     the object's left, top, right and bottom side. At first it says of every point, with probability 0.99, that nothing
-    is there (Lin et al. 2017, section 4.1): else the many points on the ground would drown the few others.
+    is there (Lin et al. 2017, section 3.3): else the many points on the ground would drown the few others.
     """
 
     def conv(features, strides=1):
@@ -50,7 +50,7 @@ def points(size: int) -> np.ndarray:
 
 def assigned(where: np.ndarray, boxes: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
     """For each point [n, 2] the box [n, 4] and label [n] it has to find, -1 for none: a point near the centre of an
-    object finds it, the smallest of several (Tian et al. 2019, section 3.2, with centre sampling)."""
+    object finds it, the smallest of several (Tian et al. 2019, section 3.1)."""
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
     reach = jnp.minimum(1.5 * STRIDE, (boxes[:, 2:] - boxes[:, :2]) / 2)
     near = jnp.all(jnp.abs(where[:, None] - centres) < reach, -1) & (labels >= 0)

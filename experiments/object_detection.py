@@ -155,7 +155,8 @@ def draw(run: Run, classes, test: Scenes, truth: list[np.ndarray], found: dict[s
         shown = [boxes[boxes[:, 4] > 0.4] for boxes in rows[:15]]
         title = f"{name.replace('_', ' ')}: what it is sure of by 0.4 or more (blue), and what is there (dashed)"
         report.boxes_page(run.path(f"{name}.png"), test.x[:15], truth[:15], shown, classes, title)
-    console.print(f"pictures: {', '.join(str(p) for p in sorted(run.folder.glob('*.png')))}", soft_wrap=True)
+    pictures = ", ".join(str(path) for path in sorted(run.folder.glob("*.png")))
+    console.print(f"pictures: {pictures}", markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

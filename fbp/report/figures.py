@@ -142,7 +142,7 @@ def score_strips(path: Path, scores: Mapping[str, np.ndarray], aim: float, title
         axes.annotate(f"{name}: {np.mean(values):.0f} ± {np.std(values):.0f}", (0.01, row), fontsize=9, va="center",
                       xycoords=("axes fraction", "data"))  # fmt: skip
     axes.axvline(aim, color=GREY, linewidth=0.8, linestyle="--")
-    lowest, highest = min(map(np.min, scores.values())), max(aim, *map(np.max, scores.values()))
+    lowest, highest = min(aim, *map(np.min, scores.values())), max(aim, *map(np.max, scores.values()))
     axes.set_xlim(lowest - 0.55 * (highest - lowest), highest + 0.05 * (highest - lowest))  # room for the names
     axes.set(xlabel="score", yticks=[], title=title)
     axes.invert_yaxis()
