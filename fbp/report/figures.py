@@ -17,8 +17,6 @@ from scipy import ndimage
 
 BLUE, ORANGE, GREEN, GREY, PURPLE, YELLOW = "#0072B2", "#D55E00", "#009E73", "#777777", "#CC79A7", "#E69F00"
 Path = str | pathlib.Path
-_HEAT = colors.LinearSegmentedColormap.from_list("heat", ("white", ORANGE))
-_SIGNED = colors.LinearSegmentedColormap.from_list("signed", (BLUE, "white", ORANGE))
 
 
 def learning_curve(
@@ -131,6 +129,34 @@ def attention_maps(path: Path, maps: Sequence[tuple[np.ndarray, Sequence[str], S
     _save(figure, path)
 
 
+def coloured_words(path: Path, texts: Mapping[str, Sequence[tuple[str, float]]], title: str, width: int = 100) -> None:
+    """Texts by their headings, each word in the colour of its weight: blue above 0, orange below, against the largest."""
+    placed: list[tuple[int, int, str, float]] = []  # line, column, word, weight from -1 to 1
+    headings, line = {}, 0
+    for heading, weighted in texts.items():
+        headings[line], line, column = heading, line + 1, 0
+        largest = max((abs(weight) for _, weight in weighted), default=0) or 1
+        for word, weight in weighted:
+            if column + len(word) > width:
+                line, column = line + 1, 0
+            placed.append((line, column, word, weight / largest))
+            column += len(word) + 1
+        line += 2
+    figure = _figure(0.2 + 0.078 * width, 0.5 + 0.19 * line)
+    axes = figure.subplots()
+    axes.set(xlim=(0, width), ylim=(line, -1))
+    axes.axis("off")
+    for at, heading in headings.items():
+        axes.text(0, at, heading, fontsize=9, va="center", color=GREY)
+    for at, column, word, weight in placed:
+        color = colors.to_rgba(BLUE if weight > 0 else ORANGE, min(1, abs(weight)))
+        box = {"facecolor": color, "edgecolor": "none", "boxstyle": "square,pad=0.12"}
+        ink = "white" if abs(weight) > 0.6 else "black"
+        axes.text(column, at, word, fontsize=8, va="center", family="monospace", color=ink, bbox=box)
+    figure.suptitle(title)
+    _save(figure, path)
+
+
 def score_strips(path: Path, scores: Mapping[str, np.ndarray], aim: float, title: str) -> None:
     """Every score of each contestant as a dot, the mean as a bar, and a line at what is aimed at."""
     figure = _figure(7, 1.4 + 0.6 * len(scores))
@@ -161,31 +187,6 @@ def image_rows(path: Path, rows: Mapping[str, np.ndarray], captions: Sequence[st
             axes.set(xticks=[], yticks=[])
     for axes, caption in zip(grid[0], captions, strict=True):
         axes.set_title(caption, fontsize=8)
-
-
-def coloured_words(path: Path, texts: Mapping[str, Sequence[tuple[str, float]]], title: str, width: int = 100) -> None:
-    """Texts by their headings, each word in the colour of its weight: blue above 0, orange below, against the largest."""
-    placed: list[tuple[int, int, str, float]] = []  # line, column, word, weight from -1 to 1
-    headings, line = {}, 0
-    for heading, weighted in texts.items():
-        headings[line], line, column = heading, line + 1, 0
-        largest = max((abs(weight) for _, weight in weighted), default=0) or 1
-        for word, weight in weighted:
-            if column + len(word) > width:
-                line, column = line + 1, 0
-            placed.append((line, column, word, weight / largest))
-            column += len(word) + 1
-        line += 2
-    figure = _figure(0.2 + 0.078 * width, 0.5 + 0.19 * line)
-    axes.set(xlim=(0, width), ylim=(line, -1))
-    axes.axis("off")
-    for at, heading in headings.items():
-        axes.text(0, at, heading, fontsize=9, va="center", color=GREY)
-    for at, column, word, weight in placed:
-        color = colors.to_rgba(BLUE if weight > 0 else ORANGE, min(1, abs(weight)))
-        box = {"facecolor": color, "edgecolor": "none", "boxstyle": "square,pad=0.12"}
-        ink = "white" if abs(weight) > 0.6 else "black"
-        axes.text(column, at, word, fontsize=8, va="center", family="monospace", color=ink, bbox=box)
     figure.suptitle(title)
     _save(figure, path)
 
