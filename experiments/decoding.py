@@ -10,18 +10,34 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from experiments.parallel_texts import Pair
+from experiments.tokens import encode, filled
 from experiments.translators import END, PAD, START, Translator, logits
+from fbp import train
 
 
-def search_translations(model: Translator, params: Any, source: jax.Array, length: int, beams: int) -> jax.Array:
-    """The tokens, at most `length`, that a model finds for each source."""
-    seen, kept = model.start(params, jnp.repeat(source, beams, 0), length)
+def translate(
+    model: Translator, tokenizer: Any, state: train.TrainState, pairs: Sequence[Pair], length: int, beams: int
+) -> list[str]:
+    """The French, of at most `length` tokens, that beam search finds for the English."""
 
-    def step(kept, token, place):
-        kept, features, _ = model.step(params, seen, kept, token, place)
-        return kept, logits(params, features)
+    @jax.jit
+    def search(state, source):
+        params = state.params
+        seen, kept = model.start(params, jnp.repeat(source, beams, 0), length)
 
-    return beam_search(step, kept, len(source), length, beams)
+        def step(kept, token, place):
+            kept, features, _ = model.step(params, seen, kept, token, place)
+            return kept, logits(params, features)
+
+        return beam_search(step, kept, len(source), length, beams)
+
+    sources = [source for source, _ in encode(tokenizer, pairs)]
+    order = np.argsort([len(source) for source in sources], kind="stable")  # a batch is done when its longest is
+    rows = np.array([filled(sources[i], length) for i in order])
+    found = train.evaluate(search, state, rows, min(len(rows), 100))
+    texts = dict(zip(order, tokenizer.decode_batch(found.tolist()), strict=True))
+    return [texts[i].strip() for i in range(len(pairs))]
 
 
 def looks(model: Translator, params: Any, source: Sequence[int], target: Sequence[int]) -> np.ndarray:

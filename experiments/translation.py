@@ -15,7 +15,7 @@ import sacrebleu  # pyright: ignore[reportMissingImports]
 import tokenizers  # pyright: ignore[reportMissingImports]
 
 from experiments import parallel_texts
-from experiments.decoding import looks, search_translations
+from experiments.decoding import looks, translate
 from experiments.harness import (
     Config,
     Run,
@@ -80,9 +80,12 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def experiment(config: Translation, run: Run) -> None:
-    at_least(
-        config, seed=0, epochs=1, vocabulary=300, layers=1, heads=1, beams=1, limit=10, batch_tokens=config.buckets[-1]
-    )
+    if list(config.buckets) != sorted({*config.buckets}) or not config.buckets or config.buckets[0] < 1:
+        raise UserError(
+            f"--buckets {config.buckets} are not rising numbers of tokens. Give for example --buckets 36 72."
+        )
+    length = config.buckets[-1]
+    at_least(config, seed=0, epochs=1, vocabulary=300, layers=1, heads=1, beams=1, limit=10, batch_tokens=length)
     if config.translate is not None:
         return translate_one(config.translate, config.checkpoint)
     corpus = parallel_texts.load(config.data, config.data_path, config.paraphrases)
@@ -109,7 +112,6 @@ def experiment(config: Translation, run: Run) -> None:
         features, _ = model.layer.apply(state.params, state.model_state, source, shifted(target))
         return jnp.argmax(logits(state.params, features), -1) == target
 
-    length = config.buckets[-1]
     both = np.array([np.concatenate([filled(x, length) for x in pair]) for pair in encode(tokenizer, validation)])
 
     def scores(state):
@@ -136,7 +138,7 @@ def experiment(config: Translation, run: Run) -> None:
     )
     checkpoints.close()
 
-    translated = translate(config, model, tokenizer, state, test)
+    translated = translate(model, tokenizer, state, test, length, config.beams)
     truth = [pair.french for pair in test]
     metrics = quality(translated, truth) | quality(baseline, truth, "baseline_") | agreement
     show(run, test, translated, baseline)
@@ -152,7 +154,7 @@ def experiment(config: Translation, run: Run) -> None:
 def build(config: Translation, tokenizer) -> Translator:
     if config.features % (2 * config.heads):
         raise UserError(
-            f"--features {config.features} is not divided by twice --heads {config.heads}. Change one of them."
+            f"--features {config.features} is no multiple of twice --heads {config.heads}. Change one of them."
         )
     sizes = tokenizer.get_vocab_size(), config.features, config.layers, config.heads, config.dropout, config.buckets[-1]
     return MODELS[config.model](*sizes)
@@ -161,18 +163,6 @@ def build(config: Translation, tokenizer) -> Translator:
 def make_optimizer(config: Translation, steps: int) -> optax.GradientTransformation:
     schedule = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, steps // 10, steps)
     return optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.98, weight_decay=1e-2))
-
-
-def translate(config: Translation, model: Translator, tokenizer, state, pairs: Sequence[Pair]) -> list[str]:
-    """The French that beam search finds for the English."""
-    length = config.buckets[-1]
-    search = jax.jit(lambda state, source: search_translations(model, state.params, source, length, config.beams))
-    sources = [source for source, _ in encode(tokenizer, pairs)]
-    order = np.argsort([len(source) for source in sources], kind="stable")  # a batch is done when its longest is
-    rows = np.array([filled(sources[i], length) for i in order])
-    found = train.evaluate(search, state, rows, min(len(rows), 100))
-    texts = dict(zip(order, tokenizer.decode_batch(found.tolist()), strict=True))
-    return [texts[i].strip() for i in range(len(pairs))]
 
 
 def translate_one(sentence: str, folder: pathlib.Path | None) -> None:
@@ -184,8 +174,13 @@ def translate_one(sentence: str, folder: pathlib.Path | None) -> None:
     model = build(config, tokenizer)
     one = jax.ShapeDtypeStruct((1, config.buckets[-1]), jnp.int32)
     state = train.init_state(model.layer, make_optimizer(config, 10), jax.random.key(0), one, one)
-    state = train.Checkpoints(folder / "checkpoints").restore(state)
-    (french,) = translate(config, model, tokenizer, state, [Pair(sentence, "", "")])
+    checkpoints = train.Checkpoints(folder / "checkpoints")
+    if checkpoints.latest() is None:
+        raise UserError(
+            f"--checkpoint {folder}: the run was stopped before its first epoch ended. Go on with it by --resume."
+        )
+    state = checkpoints.restore(state)
+    (french,) = translate(model, tokenizer, state, [Pair(sentence, "", "")], config.buckets[-1], config.beams)
     console.print(french, markup=False, soft_wrap=True)
 
 
@@ -215,9 +210,7 @@ def show(run: Run, test: Sequence[Pair], translated: Sequence[str], baseline: Se
     console.print("\n\n".join(texts[:: max(1, len(texts) // 4)][:4]), markup=False, soft_wrap=True)
 
 
-def draw_attention(
-    run: Run, model: Translator, params, tokenizer, test: Sequence[Pair], translated: Sequence[str]
-) -> None:
+def draw_attention(run: Run, model: Translator, params, tokenizer, test: Sequence[Pair], translated) -> None:
     """Where the model looks as it writes, for two test sentences of about ten words."""
     chosen = sorted(range(len(test)), key=lambda i: abs(len(test[i].english.split()) - 10))[:2]
     name = lambda token: tokenizer.decode([token]) or tokenizer.id_to_token(token)

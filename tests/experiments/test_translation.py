@@ -1,4 +1,5 @@
 import json
+import shutil
 import sqlite3
 
 import jax.numpy as jnp
@@ -80,13 +81,22 @@ def test_a_sentence_is_translated_by_a_trained_model_and_nothing_is_written(whol
     assert len(capsys.readouterr().out.strip().splitlines()) == 1 and not list(tmp_path.iterdir())
 
 
+def test_a_run_without_a_checkpoint_translates_nothing(whole, tmp_path, capsys):
+    for name in ("config.json", "tokenizer.json"):
+        shutil.copy(whole / name, tmp_path)
+    with pytest.raises(SystemExit, match="1"):
+        run("--translate", "one", "--checkpoint", tmp_path)
+    assert "the run was stopped before its first epoch ended. Go on with it by --resume." in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--translate", "one"], "--translate needs a trained model: name the folder of its run with --checkpoint."),
         (["--translate", "one", "--checkpoint", "gone"], "--checkpoint gone: there is no gone/config.json"),
-        (["--features", 12, "--heads", 4], "--features 12 is not divided by twice --heads 4"),
+        (["--features", 12, "--heads", 4], "--features 12 is no multiple of twice --heads 4"),
         (["--buckets", 4, "--features", 16], "no pair has up to 4 tokens. Give a larger last one of --buckets."),
+        (["--buckets", 72, 36], "--buckets (72, 36) are not rising numbers of tokens"),
         (["--beams", 0], "--beams 0 (at least 1)"),
     ],
 )
