@@ -17,6 +17,8 @@ from scipy import ndimage
 
 BLUE, ORANGE, GREEN, GREY, PURPLE, YELLOW = "#0072B2", "#D55E00", "#009E73", "#777777", "#CC79A7", "#E69F00"
 Path = str | pathlib.Path
+_HEAT = colors.LinearSegmentedColormap.from_list("heat", ("white", ORANGE))
+_SIGNED = colors.LinearSegmentedColormap.from_list("signed", (BLUE, "white", ORANGE))
 
 
 def learning_curve(
