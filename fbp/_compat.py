@@ -173,6 +173,17 @@ reshard_p = pjit.reshard_p
 shard_map_p = shard_map.shard_map_p
 
 
+def _program_order() -> Any:
+    """That of `jax.experimental.overlap`, which jax 0.10 does not have, and each version since somewhere else."""
+    try:
+        from jax._src.program_order import program_order_p  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        return getattr(pjit, "program_order_p", None)
+    return program_order_p
+
+
 def where_known(rules: dict[str, Any]) -> dict[Any, Any]:
     """The rules, by name, of primitives that this version of JAX has."""
-    return {getattr(primitives, name): rule for name, rule in rules.items() if hasattr(primitives, name)}
+    unlisted = {"program_order_p": _program_order()}
+    known = {getattr(primitives, name, unlisted.get(name)): rule for name, rule in rules.items()}
+    return {primitive: rule for primitive, rule in known.items() if primitive is not None}

@@ -45,7 +45,8 @@ def makes_one(primitive: Primitive) -> bool:
 def make(trace: jax.core.Trace, primitive: Primitive, args: Sequence[Any], params: dict[str, Any]) -> Reference:
     """A new reference to the argument, or to nothing yet."""
     aval = primitive.abstract_eval(*map(jax.typeof, args), **params)[0]
-    return Reference(trace, aval, *(args or [zeros(aval.inner_aval)]))
+    with set_current_trace(trace):
+        return Reference(trace, aval, *(args or [zeros(aval.inner_aval)]))
 
 
 def apply(trace: jax.core.Trace, primitive: Primitive, args: Sequence[Any], bind_params: dict[str, Any]) -> Any:

@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "check": {"_compat", "core", "api", "rules", "ops", "nn"},
     "report": {"core", "api", "check"},
     "train": {"core", "api", "rules", "nn"},
-    "experiments": {"", "nn", "train", "report", "check"},
+    "experiments": {"", "ops", "nn", "train", "report", "check"},
 }
 
 
