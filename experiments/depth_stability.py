@@ -182,7 +182,7 @@ def batch_norm_claim(config: DepthStability, run: Run, images: datasets.Images) 
 
 
 def rezero_claim(config: DepthStability, run: Run, images: datasets.Images) -> Curves:
-    """32 layers of relu, bare, normalized, residual, both, and with ReZero (Bachlechner et al. 2020, section 4)."""
+    """32 layers of relu, bare, normalized, residual, both, and with ReZero (Bachlechner et al. 2020)."""
     nets = {str(kind): network(block(kind, config.claim_width), config.claim_width, 32) for kind in CLAIM}
     return tested(config, run, images, nets, optax.adagrad(0.01))
 
