@@ -26,7 +26,7 @@ from fbp import nn, report, train
 @dataclasses.dataclass(frozen=True)
 class DepthStability(Config):
     preset: Literal["default", "full"] = "default"
-    """Sets the sizes below: for ten minutes or two hours of two cores. (A GPU is no faster at so many small products.)"""
+    """Sets the sizes below: for ten minutes or two hours of two cores."""
     data: Literal["animals", "fashion-mnist", "digits"] = "animals"
     depths: tuple[int, ...] = (100,)
     """At each, every kind of network is measured and trained."""
