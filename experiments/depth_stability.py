@@ -26,7 +26,7 @@ from fbp import nn, report, train
 @dataclasses.dataclass(frozen=True)
 class DepthStability(Config):
     preset: Literal["default", "full"] = "default"
-    """Sets the sizes below: for ten minutes or two hours of two cores. (A GPU is no faster at so many small products.)"""
+    """Sets the sizes below: for ten minutes or two hours of two cores."""
     data: Literal["animals", "fashion-mnist", "digits"] = "animals"
     depths: tuple[int, ...] = (100,)
     """At each, every kind of network is measured and trained."""
@@ -182,7 +182,7 @@ def batch_norm_claim(config: DepthStability, run: Run, images: datasets.Images) 
 
 
 def rezero_claim(config: DepthStability, run: Run, images: datasets.Images) -> Curves:
-    """32 layers of relu, bare, normalized, residual, both, and with ReZero (Bachlechner et al. 2020, section 4)."""
+    """32 layers of relu, bare, normalized, residual, both, and with ReZero (Bachlechner et al. 2020)."""
     nets = {str(kind): network(block(kind, config.claim_width), config.claim_width, 32) for kind in CLAIM}
     return tested(config, run, images, nets, optax.adagrad(0.01))
 

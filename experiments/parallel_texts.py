@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gettext
 import html.parser
 import importlib
@@ -187,8 +188,12 @@ _QUOTES = str.maketrans({"`": "'", "’": "'", "“": '"', "”": '"', "\xa0": "
 
 
 def _cleaned(pair: Pair) -> Pair:
-    clean = lambda text: re.sub(r" (?=[;:!?])", "", " ".join(_NOTES.sub(" ", text.translate(_QUOTES)).split()))
-    return pair._replace(english=clean(pair.english), french=clean(pair.french))
+    return pair._replace(english=_clean(pair.english), french=_clean(pair.french))
+
+
+@functools.cache
+def _clean(text: str) -> str:
+    return re.sub(r" (?=[;:!?])", "", " ".join(_NOTES.sub(" ", text.translate(_QUOTES)).split()))
 
 
 def _is_pair(pair: Pair) -> bool:

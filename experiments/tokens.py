@@ -38,10 +38,12 @@ Encoded = tuple[list[int], list[int]]
 
 def encode(tokenizer: tokenizers.Tokenizer, pairs: Sequence[Pair]) -> list[Encoded]:
     """Source, which begins with the token of the translator who is wanted, and target, of each pair."""
-    english = tokenizer.encode_batch([pair.english for pair in pairs])
-    french = tokenizer.encode_batch([pair.french for pair in pairs])
+    texts = list(
+        dict.fromkeys(text for pair in pairs for text in (pair.english, pair.french))
+    )  # many are in several pairs
+    tokens = {text: found.ids for text, found in zip(texts, tokenizer.encode_batch_fast(texts), strict=True)}
     styles = [SPECIAL.index(f"<{pair.style}>") for pair in pairs]
-    return [([s, *e.ids, END], [*f.ids, END]) for s, e, f in zip(styles, english, french, strict=True)]
+    return [([s, *tokens[p.english], END], [*tokens[p.french], END]) for s, p in zip(styles, pairs, strict=True)]
 
 
 def filled(tokens: Sequence[int], length: int) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -42,7 +42,7 @@ def translation_table(english: Sequence[str], french: Sequence[str], iterations:
     return {e: f for e, f in table.items() if e != NULL}
 
 
-def word_by_word(table: dict[str, str], sentence: str) -> str:
+def word_by_word(table: Mapping[str, str], sentence: str) -> str:
     """Each word by the table, in the order of the original; a word that is not there stays as it is."""
     translated = " ".join(table.get(word.lower(), word) for word in words(sentence))
     text = re.sub(r" (?=[.,;:!?)])|(?<=[('’]) ", "", translated)

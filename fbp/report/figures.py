@@ -338,14 +338,14 @@ def curves(
 ) -> None:
     """Lines beside each other, of one scale: `panels[title][name][x]`. On a logarithmic axis what is not positive is left
     out, and what is below 1e-30 or above 1e30 is not shown."""
-    figure = _figure(1 + 4.4 * len(panels), 3.6)
+    figure = _figure(1 + 4.4 * len(panels), 4.2)
     row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, (heading, lines) in zip(row, panels.items(), strict=True):
         for (name, line), color in zip(lines.items(), itertools.cycle((GREY, ORANGE, BLUE, PURPLE, GREEN, YELLOW))):
             axes.plot(list(line), list(line.values()), color=color, linewidth=1.4, label=name)
         axes.set(xlabel=xlabel, title=heading)
         axes.grid(alpha=0.3)
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend(frameon=False, fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.16))
     row[0].set_ylabel(ylabel)
     if log:
         row[0].set_yscale("log")

@@ -1,5 +1,8 @@
+import os
 import sqlite3
 import struct
+import sys
+import types
 
 import pytest
 
@@ -106,6 +109,26 @@ def test_a_file_that_is_no_database_is_an_error(tmp_path):
         parallel_texts.load("verses", str(tmp_path / "bible.db"))
     with pytest.raises(UserError, match="--paraphrases: there is one translator only of --data gettext"):
         parallel_texts.load("gettext", None, paraphrases=True)
+
+
+def test_a_data_set_of_the_hub_is_read_if_it_is_there_and_never_fetched(monkeypatch):
+    def load_dataset(name, part, split):
+        assert os.environ["HF_HUB_OFFLINE"] == "1"
+        if name != "stored":
+            raise ConnectionError("offline mode")
+        return [{"translation": {"en": f"{part} {split} {i}", "fr": "oui"}} for i in range(2)]
+
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
+    assert list(parallel_texts.hub("stored:en-fr")) == [
+        Pair("en-fr train 0", "oui", "0"),
+        Pair("en-fr train 1", "oui", "1"),
+    ]
+    with pytest.raises(UserError, match=r"other is not on this machine.*load_dataset\('other', 'x'\)"):
+        list(parallel_texts.hub("other:x"))
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(UserError, match="pip install datasets"):
+        list(parallel_texts.hub(None))
 
 
 def test_em_finds_which_word_is_which():

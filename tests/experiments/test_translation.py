@@ -82,7 +82,7 @@ def test_a_sentence_is_translated_by_a_trained_model_and_nothing_is_written(whol
 
 
 def test_a_run_without_a_checkpoint_translates_nothing(whole, tmp_path, capsys):
-    for name in ("config.json", "tokenizer.json"):
+    for name in ("config.json", "table.json", "tokenizer.json"):
         shutil.copy(whole / name, tmp_path)
     with pytest.raises(SystemExit, match="1"):
         run("--translate", "one", "--checkpoint", tmp_path)
