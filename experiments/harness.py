@@ -69,6 +69,10 @@ class Run:
             _write(self.folder / "config.json", _jsonable(self.config))
         return self.folder / name
 
+    def write(self, name: str, content: Any) -> pathlib.Path:
+        """Writes a JSON file: whole or not at all."""
+        return _write(self.path(name), content)
+
     def finish(self, metrics: dict[str, Any]) -> None:
         packages = "fbp", "jax", "jaxlib", "numpy", "optax"
         versions = {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in packages}
@@ -174,7 +178,7 @@ def saved_config(config_class: type[C], folder: pathlib.Path, option: str = "--r
         saved = json.loads(path.read_text())
         types = {f.name: f for f in dataclasses.fields(config_class)}
         paths = {"out", "resume", *(n for n, f in types.items() if "Path" in str(f.type))}
-        values = {k: pathlib.Path(v) if k in paths and v is not None else v for k, v in saved.items()}
+        values = {k: pathlib.Path(v) if k in paths and isinstance(v, str) else v for k, v in saved.items()}
         options: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         return config_class(**options)
     except (FileNotFoundError, NotADirectoryError):
