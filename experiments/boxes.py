@@ -46,13 +46,14 @@ def generalized_iou(a: jax.Array, b: jax.Array) -> jax.Array:
     return common / jnp.maximum(union, 1e-9) - (hull - union) / jnp.maximum(hull, 1e-9)
 
 
-def keep_best(found: np.ndarray, most_overlap: float) -> np.ndarray:
-    """Non-maximum suppression: of boxes of one label that overlap more than that, the one with the highest score.
+def keep_best(found: np.ndarray, most_overlap: float, any_label: bool = False) -> np.ndarray:
+    """Non-maximum suppression: of boxes of one label (or any) that overlap more than that, the one with the highest score.
 
     found: [n, 6], a row is (left, top, right, bottom, score, label).
     """
     found = found[np.argsort(-found[:, 4], kind="stable")]
-    clash = (iou(found[:, :4], found[:, :4]) > most_overlap) & (found[:, None, 5] == found[None, :, 5])
+    rivals = any_label | (found[:, None, 5] == found[None, :, 5])
+    clash = rivals & (iou(found[:, :4], found[:, :4]) > most_overlap)
     kept = np.ones(len(found), bool)
     for i in range(len(found)):
         if kept[i]:

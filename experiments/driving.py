@@ -172,6 +172,8 @@ def draw(run: Run, parameters: list[str], scores: dict[str, np.ndarray]) -> None
     report.learning_curve(run.path("learning_curve.png"), losses, tested, "loss, and the score after each round")
     norms = {r["step"]: r["grad_norm"] for r in records if "grad_norm" in r}
     report.gradient_flow(run.path("gradient_norms.png"), norms, parameters)
+    table = np.c_[HELD_OUT + np.arange(len(scores["the expert"])), *scores.values()]
+    np.savetxt(run.path("scores.csv"), table, "%.1f", ",", header=f"track,{','.join(scores)}", comments="")
     report.score_strips(run.path("scores.png"), scores, 900, "held-out tracks; the line is what counts as solved")
 
 

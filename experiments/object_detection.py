@@ -21,7 +21,7 @@ from experiments.sliding_window import looks, window_examples, windows
 from fbp import nn, report, train
 
 PRESETS = {
-    "full": {"epochs": 40, "width": 24, "test_scenes": 1000},
+    "full": {"epochs": 100, "width": 24, "test_scenes": 1000},
     "large": {"epochs": 25, "width": 64, "batch_size": 64, "size": 128, "test_scenes": 1000},
 }
 
@@ -36,7 +36,7 @@ class ObjectDetection(Config):
     """Where the files of the pictures are, if not where their package installs them."""
     size: int = 96
     """Of a scene, in pixels; a multiple of 16."""
-    epochs: int = 10
+    epochs: int = 25
     scenes: int = 8000
     """New ones in each epoch."""
     test_scenes: int = 400
@@ -152,8 +152,8 @@ def draw(run: Run, classes, test: Scenes, truth: list[np.ndarray], found: dict[s
     tested = {name: {r["step"]: r[name] for r in records if name in r} for name in ("map_50", "map_50_95")}
     report.learning_curve(run.path("learning_curve.png"), losses, tested, "the detector, on 100 of the test scenes")
     for name, rows in found.items():
-        shown = [boxes[boxes[:, 4] > 0.4] for boxes in rows[:15]]
-        title = f"{name.replace('_', ' ')}: what it is sure of by 0.4 or more (blue), and what is there (dashed)"
+        shown = [keep_best(boxes[boxes[:, 4] > 0.3], 0.5, any_label=True) for boxes in rows[:15]]
+        title = f"{name.replace('_', ' ')}: right (blue), wrong (orange), and what is there (dashed)"
         report.boxes_page(run.path(f"{name}.png"), test.x[:15], truth[:15], shown, classes, title)
     pictures = ", ".join(str(path) for path in sorted(run.folder.glob("*.png")))
     console.print(f"pictures: {pictures}", markup=False, soft_wrap=True)

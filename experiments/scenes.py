@@ -28,7 +28,8 @@ def make_scenes(n: int, pictures: np.ndarray, labels: np.ndarray, size: int, rng
     return Scenes(*(np.stack(parts) for parts in zip(*scenes, strict=True)))
 
 
-def scene(pictures, labels, size, rng):
+def scene(pictures: np.ndarray, labels: np.ndarray, size: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+    """One scene: its pixels, boxes and labels. It has fewer objects than it was to have if there is no place for one."""
     canvas = ground(size, rng)
     boxes, names = np.zeros((MOST, 4), np.float32), np.full(MOST, -1, np.int32)
     for i in range(rng.integers(1, MOST + 1)):
@@ -57,6 +58,7 @@ def ground(size: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def cropped(picture: np.ndarray, threshold: float) -> np.ndarray:
+    """Without the rows and columns around the object, which have nothing brighter than the threshold."""
     rows, columns = (np.flatnonzero((picture > threshold).any(axis)) for axis in (1, 0))
     return picture[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] if rows.size else picture
 

@@ -32,13 +32,16 @@ def looks(image: np.ndarray, boxes: np.ndarray) -> np.ndarray:
 
 
 def window_examples(scenes: Scenes, ground: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Looks at each object, a little off, and at as many windows of each scene that have little of any, labelled `ground`."""
+    """Looks at each object, a little off, and at twice as many windows labelled `ground`: half of them anywhere, half on a
+    part of an object, which are the ones that are hard to tell."""
     x, y, every = [], [], windows(scenes.x.shape[1])
     for image, boxes, labels in zip(*scenes, strict=True):
         boxes, labels = boxes[labels >= 0], labels[labels >= 0]
         sides = np.tile(boxes[:, 2:] - boxes[:, :2], 2)
         near = boxes + 0.1 * sides * rng.uniform(-1, 1, boxes.shape).astype(np.float32)
-        beside = rng.permutation(every[iou(every, boxes).max(1) < 0.3])[: len(boxes)]
+        most = iou(every, boxes).max(1)
+        partly, anywhere = (rng.permutation(every[(most >= low) & (most < 0.4)])[: len(boxes)] for low in (0.1, 0.0))
+        beside = np.concatenate([partly, anywhere])
         x.append(looks(image, np.concatenate([near, beside])))
         y.append(np.concatenate([labels, np.full(len(beside), ground)]))
     return np.concatenate(x), np.concatenate(y).astype(np.int32)

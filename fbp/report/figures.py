@@ -226,13 +226,15 @@ def boxes_page(
         axes.axis("off")
     for axes, image, there, rows in zip(grid.flat, images, truth, found, strict=False):
         axes.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        axes.set_autoscale_on(False)  # a box that reaches beyond the image is cut
         for box in there:
             _outline(axes, box, "white", linewidth=0.8, linestyle="--")
         for row in rows:
             color = BLUE if any(row[5] == box[4] and _iou(row, box) >= 0.5 for box in there) else ORANGE
             _outline(axes, row, color, linewidth=1.3)
-            axes.text(row[0], row[1] - 1, f"{names[int(row[5])]} {row[4]:.2f}", fontsize=5, color="white", va="bottom",
-                      bbox={"facecolor": color, "pad": 0.6, "linewidth": 0}, clip_on=True)  # fmt: skip
+            said = f"{names[int(row[5])]} {row[4]:.2f}"
+            axes.text(max(row[0], 0), max(row[1] - 1, 6), said, fontsize=5, color="white", va="bottom", clip_on=True,
+                      bbox={"facecolor": color, "pad": 0.6, "linewidth": 0})  # fmt: skip
     figure.suptitle(title)
     _save(figure, path)
 

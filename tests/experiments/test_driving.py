@@ -98,6 +98,7 @@ def test_a_run_leaves_its_files_and_goes_on_after_a_stop(tmp_path, capsys):
     assert {f"{who}score_{name}" for who in ("", "baseline_") for name in ("mean", "std", "min")} < {*whole[0]}
     for name in "gradient_norms", "learning_curve", "scores", "stills":
         assert matplotlib.image.imread(tmp_path / "run" / f"{name}.png").std() > 0.01
+    assert (tmp_path / "run" / "scores.csv").read_text().startswith("track,the expert,from pixels\n200000.0,")
     with Image.open(tmp_path / "run" / "saliency.gif") as film:
         assert film.n_frames == 10 and film.size == (192, 192)  # one for each decision
     (tmp_path / "run" / "result.json").unlink()

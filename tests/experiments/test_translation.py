@@ -13,7 +13,7 @@ from experiments import translation
 from experiments.harness import main
 from experiments.parallel_texts import Pair
 from experiments.tokens import bucketed, encode, filled, learn_tokenizer, shifted
-from experiments.translation import PRESETS, Translation, experiment, quality
+from experiments.translation import PRESETS, Translation, experiment, glossed, quality, table_of
 from experiments.translators import END, PAD, START
 from fbp import train
 
@@ -128,6 +128,17 @@ def test_batches_are_of_pairs_of_similar_length():
 def test_the_decoder_sees_what_is_before():
     assert shifted(jnp.array([[5, 6, END, PAD]])).tolist() == [[START, 5, 6, END]]
     assert filled([5, 6, END], 4).tolist() == [5, 6, END, PAD] and filled([5, 6, END], 2).tolist() == [5, 6]
+
+
+def test_a_gloss_is_word_by_word_and_its_table_of_the_first_translators():
+    learnt = [
+        Pair("a house", "une maison", ""),
+        Pair("this home", "une maison", ""),
+        Pair("a house", "ein Haus", "", 1),
+    ]
+    table = table_of([*learnt, Pair("house", "maison", "")])
+    assert table == {"a": "une", "house": "maison"}
+    assert glossed([Pair("A house, a home", "x", "1", 2)], table) == [Pair("Une maison, une home", "x", "1", 2)]
 
 
 def test_quality_is_that_of_sacrebleu():
