@@ -1,8 +1,9 @@
 """Step time, memory and compile time of fbp.grad beside jax.grad, measured in turn, in one process.
 
-Two parts: "drop-in", unmodified programs, where only jax.grad becomes fbp.grad; and "fbp.nn", networks and operations
-written with fbp's layers, beside their Flax twins. Ratios are to the first line of each case; below 1 is better. The
-multiple of the forward pass has a floor of about three.
+Three parts: "drop-in", unmodified programs, where only jax.grad becomes fbp.grad; "fbp.nn", networks and operations written
+with fbp's layers, beside their Flax twins; and "accelerator", programs of both at sizes that fill a GPU. Ratios are to the
+first line of each case; below 1 is better. The multiple of the forward pass has a floor of about three. "of peak" is the
+speed of three forward passes' products in that time, as a share of one large product's.
 """
 
 from __future__ import annotations
@@ -13,17 +14,17 @@ import math
 import pathlib
 import sys
 from collections.abc import Callable, Iterable
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import jax
 import tyro
 from rich.progress import Progress
 
-from benchmarks import drop_in, layers
-from benchmarks.measure import Program, Result, geometric_mean, measure
+from benchmarks import accelerator, drop_in, layers
+from benchmarks.measure import Program, Result, geometric_mean, measure, peak
 from fbp.report import figures
 
-PARTS: dict[str, dict[str, Callable[[], Program]]] = {"drop-in": drop_in.CASES, "fbp.nn": layers.CASES}
+Cases = dict[str, Callable[[], Program]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +32,10 @@ class Options:
     """Which cases, and how long to look at each."""
 
     cases: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """Names of parts (drop-in, fbp.nn) or of cases; all, if none is given."""
+    """Names of parts (drop-in, fbp.nn, accelerator) or of cases. If none is given, the first two parts on a CPU, the last
+    elsewhere."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """The dtype of parameters and data of the part "accelerator"."""
     quick: bool = False
     """A second for each variant and one compilation, instead of three seconds and the median of three compilations."""
     json: pathlib.Path | None = None
@@ -45,17 +49,21 @@ class Options:
 def main(options: Options) -> int:
     if options.growth:
         return draw_growth(options.growth, options.json)
-    chosen = {
-        (part, name): make
-        for part, cases in PARTS.items()
-        for name, make in cases.items()
-        if not options.cases or {part, name} & {*options.cases}
+    parts: dict[str, Cases] = {
+        "drop-in": drop_in.CASES,
+        "fbp.nn": layers.CASES,
+        "accelerator": accelerator.cases(options.precision),
     }
-    if unknown := set(options.cases) - {name for key in chosen for name in key}:
-        known = "; ".join(f"{part}: {', '.join(cases)}" for part, cases in PARTS.items())
+    wanted = {*options.cases} or ({"drop-in", "fbp.nn"} if jax.default_backend() == "cpu" else {"accelerator"})
+    chosen = {
+        (part, name): make for part, cases in parts.items() for name, make in cases.items() if {part, name} & wanted
+    }
+    if unknown := wanted - {name for key in chosen for name in key}:
+        known = "; ".join(f"{part}: {', '.join(cases)}" for part, cases in parts.items())
         print(f"There is no case {', '.join(sorted(unknown))}. The cases are, by part, {known}.", file=sys.stderr)
         return 2
     results: dict[str, dict[str, Result]] = {}
+    failed: list[str] = []
     with Progress(transient=True) as progress:
         task = progress.add_task("", total=len(chosen))
         for (part, name), make in chosen.items():
@@ -64,13 +72,22 @@ def main(options: Options) -> int:
                 results[part] = {}
                 progress.console.print(line(part, "gradient", COLUMNS), highlight=False, soft_wrap=True)
             seconds, compiles = (1.0, 1) if options.quick else (3.0, 3)
-            results[part][name] = measure(make(), seconds, compiles)
-            progress.console.print(rows(name, results[part][name]), highlight=False, soft_wrap=True)
+            try:
+                results[part][name] = measure(make(), seconds, compiles)
+            except (
+                jax.errors.JaxRuntimeError
+            ) as error:  # out of memory, mostly: the other cases are measured all the same
+                progress.console.print(f"{name}: {str(error).splitlines()[0]}", markup=False, soft_wrap=True)
+                failed.append(name)
+                continue
+            precision = options.precision if part == "accelerator" else "float32"
+            progress.console.print(rows(name, results[part][name], precision), highlight=False, soft_wrap=True)
             progress.advance(task)
+            if options.json:
+                write(options.json, {part: record(of_part) for part, of_part in results.items()})
+    results = {part: of_part for part, of_part in results.items() if of_part}
     for part, of_part in results.items():
         print(summary(part, of_part))
-    if options.json:
-        write(options.json, {part: record(of_part) for part, of_part in results.items()})
     if options.picture:
         names = {(part, name): name if len(results) == 1 else f"{part}: {name}" for part, name in chosen}
         ratios = {
@@ -81,7 +98,7 @@ def main(options: Options) -> int:
         }
         figures.ratio_bars(options.picture, ratios, "fbp.grad, relative to jax.grad (below 1 is better)")
         print(options.picture)
-    return 0
+    return 1 if failed else 0
 
 
 GROWING = {"step time (s)": "step", "memory (MiB)": "memory", "compile time (s)": "compile"}
@@ -120,7 +137,9 @@ def draw_growth(picture: pathlib.Path, numbers: pathlib.Path | None) -> int:
 QUANTITIES = {"step time": "step", "memory": "memory", "compile time": "compile", "trace time": "trace"}
 
 
-COLUMNS = {"step": 9, "quartiles": 13, "memory": 11, "trace": 8, "compile": 9, "× forward": 11, "difference": 12}
+COLUMNS = {
+    "step": 9, "quartiles": 12, "memory": 11, "trace": 8, "compile": 9, "× forward": 11, "of peak": 8, "difference": 11
+}  # fmt: skip
 
 
 def line(case: str, variant: str, cells: Iterable[str]) -> str:
@@ -129,7 +148,7 @@ def line(case: str, variant: str, cells: Iterable[str]) -> str:
     )
 
 
-def rows(name: str, result: Result) -> str:
+def rows(name: str, result: Result, precision: str = "float32") -> str:
     """A line for each variant of a case: the first in its own units, the others as ratios to it."""
     lines = []
     for variant, measured in result.variants.items():
@@ -140,7 +159,7 @@ def rows(name: str, result: Result) -> str:
             low, high = result.spread(variant)
             cells = [f"{result.ratio(variant):.2f}", f"{low:.2f}-{high:.2f}"]
             cells += [shown(result.ratio(variant, quantity)) for quantity in ("memory", "trace", "compile")]
-        cells += [f"{measured.step / result.forward:.1f}"]
+        cells += [f"{measured.step / result.forward:.1f}", f"{result.speed(variant) / peak(precision):.0%}"]
         cells += [f"{measured.difference:.0e}" if lines and measured.difference is not None else ""]
         lines.append(line("" if lines else name, variant, cells).rstrip())
     return "\n".join(lines)
@@ -170,7 +189,7 @@ def _device() -> str:
 
 def record(results: dict[Any, Result]) -> dict:
     return {
-        name: {"forward": result.forward, **{v: m._asdict() for v, m in result.variants.items()}}
+        name: {"forward": result.forward, "flops": result.flops, **{v: m._asdict() for v, m in result.variants.items()}}
         for name, result in results.items()
     }
 

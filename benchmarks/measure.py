@@ -2,18 +2,27 @@
 
 Machines are shared and noisy, so a time is only ever compared with another taken in the same round, and what is reported
 is the ratio of medians, with the quartiles of the ratios round by round.
+
+What share of the machine's speed a gradient gets is told by what three forward passes' products of matrices and convolutions
+take (the model's own work, without what a method computes again; Chowdhery et al. 2022, appendix B), over the step time, and
+over the speed of one large product of matrices, measured in the same process.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 import statistics
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr, jaxprs_in_params
+from jax.extend.core import primitives as p
+from jax.typing import DTypeLike
 
 from fbp.check.compare import relative_error
 
@@ -55,10 +64,12 @@ class Measured(NamedTuple):
 
 
 class Result(NamedTuple):
-    """A program's variants, and its forward pass. The first variant is what the others are compared with."""
+    """A program's variants, the time of its forward pass, and the floating-point operations of the products in that. The
+    first variant is what the others are compared with."""
 
     variants: dict[str, Measured]
     forward: float
+    flops: int
 
     def ratio(self, name: str, quantity: str = "step", to: str | None = None) -> float:
         reference = getattr(self.variants[to or next(iter(self.variants))], quantity)
@@ -72,6 +83,10 @@ class Result(NamedTuple):
             [a / b for a, b in zip(self.variants[name].steps, reference, strict=True)], n=4, method="inclusive"
         )
         return low, high
+
+    def speed(self, name: str) -> float:
+        """Floating-point operations in a second, of the products of three forward passes."""
+        return 3 * self.flops / self.variants[name].step
 
 
 def measure(program: Program, seconds: float = 3.0, compiles: int = 2, rounds: int = 5) -> Result:
@@ -123,7 +138,44 @@ def measure(program: Program, seconds: float = 3.0, compiles: int = 2, rounds: i
         )
         for name, variant in program.variants.items()
     }
-    return Result(measured, statistics.median(steps[""]))
+    flops = product_flops(jax.make_jaxpr(program.forward)(reference.params, *reference.batch))
+    return Result(measured, statistics.median(steps[""]), flops)
+
+
+def product_flops(jaxpr: Jaxpr | ClosedJaxpr) -> int:
+    """Floating-point operations of the products and convolutions of a program: two for each multiplication that is added."""
+
+    def shape(atom: Any) -> tuple[int, ...]:
+        return getattr(atom.aval, "shape", ())
+
+    total = 0
+    for eqn in (jaxpr.jaxpr if isinstance(jaxpr, ClosedJaxpr) else jaxpr).eqns:
+        if eqn.primitive is p.dot_general_p:
+            (contracted, _), _ = eqn.params["dimension_numbers"]
+            total += 2 * math.prod(shape(eqn.outvars[0])) * math.prod(shape(eqn.invars[0])[i] for i in contracted)
+        elif eqn.primitive is p.conv_general_dilated_p:
+            kernel = shape(eqn.invars[1])
+            features = kernel[eqn.params["dimension_numbers"].rhs_spec[0]]
+            between = math.prod(eqn.params["lhs_dilation"])  # of so many taps one meets a value, the others a zero
+            total += 2 * math.prod(shape(eqn.outvars[0])) * math.prod(kernel) // features // between
+        else:
+            times = eqn.params["length"] if eqn.primitive is p.scan_p else 1
+            total += times * sum(map(product_flops, jaxprs_in_params(eqn.params)))
+    return total
+
+
+@functools.cache
+def peak(dtype: DTypeLike) -> float:
+    """Floating-point operations in a second of one large product of square matrices."""
+    n = 8192 if jax.default_backend() != "cpu" else 2048
+    x = jax.random.normal(jax.random.key(0), (n, n), dtype)
+    product = jax.jit(jnp.matmul)
+    times = []
+    for _ in range(12):
+        start = time.perf_counter()
+        product(x, x).block_until_ready()
+        times.append(time.perf_counter() - start)
+    return 2 * n**3 / statistics.median(times[2:])
 
 
 def geometric_mean(ratios: list[float]) -> float:

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import gzip
+import importlib
 import importlib.util
 import io
 import math
+import os
 import pathlib
 import pickle
 import struct
 import zlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image, ImageOps
 
-from experiments.harness import UserError
+from experiments.harness import UserError, console
 
 FASHION_MNIST_FOLDER = pathlib.Path("/usr/share/datasets/fashion-mnist")
 
 
 class Images(NamedTuple):
-    """Images in [0, 1]: [n, height, width, 1], labels: int32 [n], with a held-out test split."""
+    """Images in [0, 1]: [n, height, width, channels], labels: int32 [n], with a held-out test split."""
 
     train_x: np.ndarray
     train_y: np.ndarray
@@ -29,8 +32,11 @@ class Images(NamedTuple):
     classes: tuple[str, ...]
 
 
-def load(name: str, folder: pathlib.Path | None) -> Images:
-    return {"animals": animals, "fashion-mnist": fashion_mnist, "digits": digits}[name](folder)
+def load(name: str, folder: pathlib.Path | None, size: int = 32) -> Images:
+    """The data set of that name. size: height and width to which a person's own images are brought; others have theirs."""
+    if name == "folder":
+        return own_images(folder, size)
+    return {"animals": animals, "fashion-mnist": fashion_mnist, "digits": digits, "cifar-10": cifar_10}[name](folder)
 
 
 def animals(folder: pathlib.Path | None = None, test_share: float = 0.2) -> Images:
@@ -81,6 +87,87 @@ def digits(folder: pathlib.Path | None = None) -> Images:
     return prepared(x[train], y[train], x[test], y[test], tuple("0123456789"), pathlib.Path("scikit-learn"))
 
 
+def cifar_10(folder: pathlib.Path | None = None) -> Images:
+    """Small photographs of ten kinds (Krizhevsky 2009), as Hugging Face's `datasets` has them stored on this machine."""
+    arrays = []
+    for split in "train", "test":
+        rows = stored(str(folder or "uoft-cs/cifar10"), None, split, ("img", "label"))
+        arrays += [np.stack([np.asarray(row["img"]) for row in rows]), np.array([row["label"] for row in rows])]
+    train_x, train_y, test_x, test_y = arrays
+    classes = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+    return prepared(train_x, train_y, test_x, test_y, classes, pathlib.Path("cifar-10"))
+
+
+def own_images(folder: pathlib.Path | None, size: int, test_share: float = 0.2) -> Images:
+    """A person's own images, in a folder for each class. Exact duplicates count once; what cannot be read is named and left
+    out; which images are held out for the test depends on their content alone."""
+    if folder is None or not folder.is_dir():
+        raise UserError(f"--data folder needs --data-folder with a folder of images for each class, not {folder}.")
+    classes = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")))
+    if len(classes) < 2:
+        raise UserError(f"{folder} holds {len(classes)} folders. Make one for each of at least two classes of images.")
+    parts: dict[bool, list[tuple[Image.Image, int]]] = {True: [], False: []}
+    for label, name in enumerate(classes):
+        files = {path.read_bytes(): path for path in sorted((folder / name).rglob("*"), reverse=True) if path.is_file()}
+        readable = [
+            (zlib.crc32(content), image) for content, path in files.items() if (image := picture(path, content))
+        ]
+        ordered = [image for _, image in sorted(readable, key=lambda pair: pair[0])]
+        if len(ordered) < 2:
+            raise UserError(
+                f"{folder / name}: {len(ordered)} images can be read, and one for the test and one more are needed."
+            )
+        held = max(1, int(test_share * len(ordered)))
+        parts[True] += [(image, label) for image in ordered[:held]]
+        parts[False] += [(image, label) for image in ordered[held:]]
+    is_grey = all(image.mode in ("1", "L", "LA", "I;16") for part in parts.values() for image, _ in part)
+    arrays = []
+    for part in parts[False], parts[True]:
+        arrays += [
+            np.stack([pixels(image, size, is_grey) for image, _ in part]),
+            np.array([label for _, label in part]),
+        ]
+    train_x, train_y, test_x, test_y = arrays
+    return prepared(train_x, train_y, test_x, test_y, classes, folder)
+
+
+def picture(path: pathlib.Path, content: bytes) -> Image.Image | None:
+    """The image of a file with that content; None, and a line that says why, if it is none."""
+    try:
+        image = Image.open(io.BytesIO(content))
+        image.load()
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        reason = str(error).replace(repr(content), "").split(" <_io")[0]
+        console.print(f"left out: {path} ({reason})", markup=False, soft_wrap=True)
+        return None
+    return image
+
+
+def pixels(image: Image.Image, size: int, is_grey: bool) -> np.ndarray:
+    """uint8 [size, size, channels]: the middle square of an image."""
+    square = ImageOps.fit(ImageOps.exif_transpose(image).convert("L" if is_grey else "RGB"), (size, size))
+    return np.asarray(square).reshape(size, size, -1)
+
+
+def stored(name: str, part: str | None, split: str, columns: tuple[str, ...]) -> Any:
+    """The rows of a data set that Hugging Face's `datasets` has stored on this machine."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when the library is imported
+    try:
+        library: Any = importlib.import_module("datasets")
+    except ImportError:
+        raise UserError(f"{name} is read by Hugging Face's library. Install it with: pip install datasets") from None
+    try:
+        rows = library.load_dataset(name, part, split=split)
+        if not {*columns} <= {*rows.column_names}:
+            raise ValueError(f"it has the columns {', '.join(rows.column_names)}")
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{name} is not on this machine, or has no columns {', '.join(columns)} ({error}). Nothing is downloaded unasked; "
+            f'this does it: python -c "import datasets; datasets.load_dataset({name!r}, {part!r})"'
+        ) from None
+    return rows
+
+
 def prepared(train_x, train_y, test_x, test_y, classes, source: pathlib.Path) -> Images:
     """As `Images`, after the checks that every source needs."""
     for part, x, y in ("training", train_x, train_y), ("test", test_x, test_y):
@@ -94,7 +181,7 @@ def prepared(train_x, train_y, test_x, test_y, classes, source: pathlib.Path) ->
                 f"{source}: label {y[wrong[0]]} of {part} image {wrong[0]} is not in [0, {len(classes)}); {wrong.size} of "
                 f"{len(y)} labels are out of range. The classes are {', '.join(classes)}. Install the data again."
             )
-    images = [x.astype(np.float32)[..., None] / 255 for x in (train_x, test_x)]
+    images = [(x if x.ndim == 4 else x[..., None]).astype(np.float32) / 255 for x in (train_x, test_x)]
     return Images(images[0], train_y.astype(np.int32), images[1], test_y.astype(np.int32), classes)
 
 

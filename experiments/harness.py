@@ -10,7 +10,7 @@ import os
 import pathlib
 import platform
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -69,6 +69,10 @@ class Run:
             _write(self.folder / "config.json", _jsonable(self.config))
         return self.folder / name
 
+    def write(self, name: str, content: Any) -> pathlib.Path:
+        """Writes a JSON file: whole or not at all."""
+        return _write(self.path(name), content)
+
     def finish(self, metrics: dict[str, Any]) -> None:
         packages = "fbp", "jax", "jaxlib", "numpy", "optax"
         versions = {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in packages}
@@ -105,6 +109,22 @@ def compare_with_jax(loss_fn, state, batch) -> dict[str, float]:
     rows = report.compare_gradients(ours, reference)
     console.print(report.gradient_table(rows, "gradient of the first batch: fbp against jax.grad"))
     return {"gradient_max_relative_difference": max(row.relative for row in rows)}
+
+
+def draw_training(run: Run, parameters: Sequence[str], *tested: str) -> None:
+    """The loss, the metrics that are called `tested`, and the gradient's norms by parameter, of the run's metrics.jsonl."""
+    records = [json.loads(line) for line in run.path("metrics.jsonl").read_text().splitlines()]
+    logged = {r["step"]: r for r in records if "loss" in r}
+    scores = {name: {r["step"]: r[name] for r in records if name in r} for name in tested}
+    losses = {step: r["loss"] for step, r in logged.items()}
+    report.learning_curve(run.path("learning_curve.png"), losses, scores)
+    norms = {step: r["grad_norm"] for step, r in logged.items()}
+    report.gradient_flow(run.path("gradient_norms.png"), norms, parameters)
+
+
+def name_pictures(run: Run) -> None:
+    pictures = ", ".join(str(path) for path in sorted(run.folder.glob("*.png")))
+    console.print(f"pictures: {pictures}", markup=False, soft_wrap=True)
 
 
 Presets = Mapping[str, Mapping[str, Any]]
@@ -158,7 +178,7 @@ def saved_config(config_class: type[C], folder: pathlib.Path, option: str = "--r
         saved = json.loads(path.read_text())
         types = {f.name: f for f in dataclasses.fields(config_class)}
         paths = {"out", "resume", *(n for n, f in types.items() if "Path" in str(f.type))}
-        values = {k: pathlib.Path(v) if k in paths and v is not None else v for k, v in saved.items()}
+        values = {k: pathlib.Path(v) if k in paths and isinstance(v, str) else v for k, v in saved.items()}
         options: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         return config_class(**options)
     except (FileNotFoundError, NotADirectoryError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
+from collections.abc import Sequence
 from typing import Literal
 
 import jax
@@ -13,16 +14,29 @@ import numpy as np
 import optax
 
 from experiments import datasets
-from experiments.harness import Config, Run, at_least, compare_with_jax, console, main
+from experiments.harness import (
+    Config,
+    Run,
+    UserError,
+    at_least,
+    compare_with_jax,
+    console,
+    draw_training,
+    main,
+    name_pictures,
+    saved_config,
+)
 from fbp import nn, report, train
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageRecognition(Config):
-    data: Literal["animals", "fashion-mnist", "digits"] = "animals"
-    """Ten animals in silhouette; ten articles of clothing; ten digits."""
+    data: Literal["animals", "fashion-mnist", "digits", "cifar-10", "folder"] = "animals"
+    """Ten animals in silhouette; ten articles of clothing; ten digits; ten kinds of small photographs; your own images."""
     data_folder: pathlib.Path | None = None
-    """Where the files of the data set are, if not where their package installs them."""
+    """Where the files of the data set are, if not where their package installs them; of your own, a folder for each class."""
+    size: int = 32
+    """Height and width, in pixels, to which your own images are brought."""
     model: Literal["conv", "mlp", "residual"] = "conv"
     """A convolutional net with batch norm, dense layers only, or a small residual net."""
     epochs: int = 12
@@ -37,24 +51,30 @@ class ImageRecognition(Config):
     """What the forward and the backward pass compute in."""
     limit: int | None = None
     """Use only so many training and test images, for a quick look."""
+    predict: tuple[pathlib.Path, ...] = ()
+    """Train nothing, but say what is on these images, by the run of --checkpoint."""
+    checkpoint: pathlib.Path | None = None
+    """The folder of a run."""
 
 
 MODELS = {
-    "conv": lambda: nn.conv_net(10, (16, 32, 64)),
-    "mlp": lambda: nn.mlp((256, 128, 10), rate=0.2),
-    "residual": lambda: nn.residual_net(10),
+    "conv": lambda classes: nn.conv_net(classes, (16, 32, 64)),
+    "mlp": lambda classes: nn.mlp((256, 128, classes), rate=0.2),
+    "residual": lambda classes: nn.residual_net(classes, (32, 64, 128)),
 }
 
 
 def experiment(config: ImageRecognition, run: Run) -> None:
-    at_least(config, seed=0, epochs=1, batch_size=1, limit=config.batch_size)
-    images = datasets.load(config.data, config.data_folder)
+    at_least(config, seed=0, epochs=1, batch_size=1, size=8, limit=config.batch_size)
+    if config.predict:
+        return say_what_is_on(config.predict, config.checkpoint)
+    images = datasets.load(config.data, config.data_folder, config.size)
+    run.write("images.json", {"classes": images.classes, "shape": images.train_x.shape[1:]})
     train_x, train_y, test_x, test_y = (a[: config.limit] for a in images[:4])
-    layer = MODELS[config.model]()
+    layer = MODELS[config.model](len(images.classes))
     batches = train.Batches({"x": train_x, "y": train_y}, config.batch_size, config.seed, augmentation(config))
     steps = config.epochs * batches.steps_per_epoch
-    schedule = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, steps // 10, steps)
-    optimizer = optax.adamw(schedule, weight_decay=config.weight_decay)
+    optimizer = make_optimizer(config, steps)
     policy = train.FLOAT32 if config.precision == "float32" else train.BFLOAT16
 
     def loss_fn(params, model_state, batch, rng):
@@ -100,6 +120,34 @@ def experiment(config: ImageRecognition, run: Run) -> None:
     run.finish(metrics)
 
 
+def say_what_is_on(files: Sequence[pathlib.Path], folder: pathlib.Path | None) -> None:
+    """Prints, for each file, the likeliest classes by a trained model."""
+    if folder is None:
+        raise UserError("--predict needs a trained model: name the folder of its run with --checkpoint.")
+    config = saved_config(ImageRecognition, folder, "--checkpoint")
+    about = json.loads((folder / "images.json").read_text())
+    height, _, channels = about["shape"]
+    if missing := [str(file) for file in files if not file.is_file()]:
+        raise UserError(f"--predict: there is no file {', '.join(missing)}.")
+    read = [(file, datasets.picture(file, file.read_bytes())) for file in files]
+    known = [(file, image) for file, image in read if image is not None]
+    if not known:
+        raise UserError("--predict: none of the files is an image that can be read.")
+    x = np.stack([datasets.pixels(image, height, channels == 1) for _, image in known]).astype(np.float32) / 255
+    layer = MODELS[config.model](len(about["classes"]))
+    state = train.init_state(layer, make_optimizer(config, 10), jax.random.key(0), x[:1])
+    state = train.Checkpoints(folder / "checkpoints").restore(state)
+    probabilities = jax.nn.softmax(layer.apply(state.params, state.model_state, x)[0])
+    for (file, _), row in zip(known, np.asarray(probabilities), strict=True):
+        likeliest = ", ".join(f"{about['classes'][i]} {row[i]:.1%}" for i in np.argsort(-row)[:3])
+        console.print(f"{file}: {likeliest}", markup=False, soft_wrap=True)
+
+
+def make_optimizer(config: ImageRecognition, steps: int) -> optax.GradientTransformation:
+    schedule = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, steps // 10, steps)
+    return optax.adamw(schedule, weight_decay=config.weight_decay)
+
+
 def augmentation(config: ImageRecognition):
     if not config.augment or config.data == "digits":
         return None
@@ -123,14 +171,7 @@ def cat_or_not(said: np.ndarray, is_cat: np.ndarray) -> dict[str, float]:
 
 
 def draw(run: Run, images: datasets.Images, test_x, test_y, probabilities, parameters) -> None:
-    records = [json.loads(line) for line in run.path("metrics.jsonl").read_text().splitlines()]
-    logged = {r["step"]: r for r in records if "loss" in r}
-    tested = {r["step"]: r["test_accuracy"] for r in records if "test_accuracy" in r}
-    losses = {step: r["loss"] for step, r in logged.items()}
-    report.learning_curve(run.path("learning_curve.png"), losses, {"test_accuracy": tested})
-    report.gradient_flow(
-        run.path("gradient_norms.png"), {step: r["grad_norm"] for step, r in logged.items()}, parameters
-    )
+    draw_training(run, parameters, "test_accuracy")
     predicted = np.argmax(probabilities, -1)
     names = np.array(images.classes)
     wrong = np.flatnonzero(predicted != test_y)[:16]  # half a page of mistakes, if there are so many
@@ -142,9 +183,7 @@ def draw(run: Run, images: datasets.Images, test_x, test_y, probabilities, param
     report.confusion_matrix(
         run.path("confusion_matrix.png"), test_y, predicted, images.classes, "percent of each class"
     )
-    console.print(
-        f"pictures: {', '.join(str(p) for p in sorted(run.folder.glob('*.png')))}", markup=False, soft_wrap=True
-    )
+    name_pictures(run)
 
 
 if __name__ == "__main__":

@@ -121,8 +121,8 @@ def is_reference(aval: Any) -> bool:
 
 def takes_no_differentiated_values(aval: Any) -> bool:
     """Whether a type is that of something mutable into which no tangent can go: a reference, but one that is said to be
-    none of differentiation's business, or a box."""
-    return aval.has_qdd or (is_reference(aval) and aval.kind != "no_grad_no_remat")
+    none of differentiation's business, or a box (which jax 0.10 has)."""
+    return getattr(aval, "has_qdd", False) or (is_reference(aval) and aval.kind != "no_grad_no_remat")
 
 
 def contents_of_box(trace: Any, x: Any) -> Any:
@@ -173,6 +173,17 @@ reshard_p = pjit.reshard_p
 shard_map_p = shard_map.shard_map_p
 
 
+def _program_order() -> Any:
+    """That of `jax.experimental.overlap`, which jax 0.10 does not have, and each version since somewhere else."""
+    try:
+        from jax._src.program_order import program_order_p  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        return getattr(pjit, "program_order_p", None)
+    return program_order_p
+
+
 def where_known(rules: dict[str, Any]) -> dict[Any, Any]:
     """The rules, by name, of primitives that this version of JAX has."""
-    return {getattr(primitives, name): rule for name, rule in rules.items() if hasattr(primitives, name)}
+    unlisted = {"program_order_p": _program_order()}
+    known = {getattr(primitives, name, unlisted.get(name)): rule for name, rule in rules.items()}
+    return {primitive: rule for primitive, rule in known.items() if primitive is not None}

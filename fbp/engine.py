@@ -6,8 +6,7 @@ turns the cotangents of its outputs into cotangents of its inputs. That is all o
 
     for entry in reversed(tape):  x_bars += entry.bwd(residuals, *y_bars)
 
-Mutable references alone are not left to rules: an operation on one is turned into a pure function of what is in it, and
-that is recorded.
+Mutable references alone are not left to rules: an operation on one is recorded as a pure function (`fbp.references`).
 """
 
 from __future__ import annotations
@@ -19,13 +18,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.core
-import jax.numpy as jnp
 from jax.experimental.hijax import HiType
 from jax.extend import source_info_util
 from jax.extend.core import Literal, Primitive, jaxprs_in_params, set_current_trace, take_current_trace
 
-from fbp import _compat
-from fbp.core import Op, Rule, Rulebook, Site, Stopped, is_inexact, value, zeros
+from fbp import _compat, references
+from fbp.core import Op, Rule, Rulebook, Site, Stopped, is_inexact, value
 from fbp.recompute import Constant, Recall, Replay, Rerun, behind, cheapest, numbers, origins
 
 Slot = int | None  # the place of a value on the tape; None for a value that wants no cotangent
@@ -114,15 +112,8 @@ class Record(jax.core.Trace):
         return val if isinstance(val, jax.core.Tracer) and val._trace is self else self.parent.stage_value(val)
 
     def process_primitive(self, primitive: Primitive, args, params, /):
-        if primitive is _compat.new_ref_p:
-            return Reference(self, primitive.abstract_eval(*map(jax.typeof, args), **params)[0], *args)
-        if primitive is _compat.empty_ref_p:
-            aval = primitive.abstract_eval(**params)[0]
-            return Reference(self, aval, zeros(aval.inner_aval))
-        if primitive is _compat.freeze_p and isinstance(args[0], Reference):
-            return args[0].contents
-        if primitive is _compat.free_ref_p and isinstance(args[0], Reference):
-            return []
+        if references.makes_one(primitive):
+            return references.make(self, primitive, args, params)
         return self.apply(primitive, args, params, params)
 
     def cur_qdd(self, x):
@@ -159,8 +150,8 @@ class Record(jax.core.Trace):
 
     def apply(self, primitive: Primitive, args, params: dict[str, Any], bind_params: dict[str, Any]):
         """Runs one operation and records it. `bind_params` are its parameters where it is run without a rule."""
-        if any(isinstance(x, Reference) and x._trace is self for x in args):
-            return self.apply_to_references(primitive, args, bind_params)
+        if any(references.is_of(self, x) for x in args):
+            return references.apply(self, primitive, args, bind_params)
         inputs = tuple(self.slot(x) for x in args)
         xs = [self.lower(x) for x in args]
         avals = tuple(jax.typeof(x) for x in xs)
@@ -217,30 +208,6 @@ class Record(jax.core.Trace):
         if self.may_rerun(primitive, xs, inner):
             self.reruns.append(Rerun(run, tuple(map(self.keep, xs)), tuple(map(self.keep, gives))))
 
-    def apply_to_references(self, primitive: Primitive, args, bind_params: dict[str, Any]):
-        """An operation on mutable references is a pure function of what is in them, which gives what is in them next."""
-        references = {id(x): x for x in args if isinstance(x, Reference) and x._trace is self}
-        form = []
-
-        def operation(contents, others):
-            inner = {key: jax.new_ref(x) for key, x in contents.items()}
-            ys = primitive.bind(
-                *(inner[id(x)] if id(x) in inner else others[i] for i, x in enumerate(args)), **bind_params
-            )
-            form.append(jax.tree.structure(ys))
-            return {key: jax.freeze(ref) for key, ref in inner.items()}, jax.tree.leaves(ys)
-
-        contents = {key: x.contents for key, x in references.items()}
-        with set_current_trace(self):
-            others = {i: jnp.asarray(x) for i, x in enumerate(args) if id(x) not in references}
-        inputs = contents, others
-        staged = jax.make_jaxpr(operation)(*jax.tree.map(jax.typeof, inputs))
-        with set_current_trace(self):
-            outputs = _compat.discharged(staged)(*jax.tree.leaves(inputs))
-        for key, x in zip(sorted(references), outputs, strict=False):
-            references[key].contents = x
-        return jax.tree.unflatten(form[0], outputs[len(references) :])
-
     def finish(self) -> tuple[tuple[Entry, ...], tuple[Rerun, ...], list[jax.Array]]:
         """The record and its arrays, which are let go of: what JAX caches of a function traced meanwhile (a jit in it)
         may hold this trace for as long as the program runs."""
@@ -284,19 +251,6 @@ class Recorded(jax.core.Tracer):
 
     def _short_repr(self):
         return f"Recorded({self.primal})"
-
-
-class Reference(jax.core.Tracer):
-    """A mutable array (`jax.new_ref`) of the user's function: what is in it, replaced by each operation that writes."""
-
-    __slots__ = ("contents",)
-
-    def __init__(self, trace: Record, aval: Any, contents: Any):
-        super().__init__(trace, aval)
-        self.contents = contents
-
-    def _short_repr(self):
-        return f"Reference({self.contents})"
 
 
 class Differentiate(NamedTuple):

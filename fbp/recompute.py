@@ -24,6 +24,8 @@ from jax import lax
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 
+SMALL = 4096  # a value is small that has so much less than the largest, such as the statistics of channels
+
 
 class Constant(NamedTuple):
     """A value that is part of the program, such as the 2.0 of `2.0 * x`: kept on the tape, not among the arrays."""
@@ -86,13 +88,16 @@ def cheapest(wanted: Iterable[int], reruns: Sequence[Rerun], size: Callable[[int
     places = {k: i for i, k in enumerate(involved - kept)}
     if not places:
         return kept
-    total = sum(map(size, places))
+    sizes = {k: size(k) for k in places}
+    small = max(sizes.values()) // SMALL  # to compute these again would save nothing that counts
+    sizes = {k: n if n > small else 0 for k, n in sizes.items()}
+    total = sum(sizes.values())
     unit = max(1, total >> 28)  # the library counts in 32 bits
     endless = total // unit + len(places) + 1
     source, sink = 2 * len(places), 2 * len(places) + 1
     edges: list[tuple[int, int, int]] = []
     for k, i in places.items():  # value k is an edge from 2 i to 2 i + 1
-        edges.append((2 * i, 2 * i + 1, -(-size(k) // unit)))
+        edges.append((2 * i, 2 * i + 1, -(-sizes[k] // unit)))
         if k in wanted:
             edges.append((2 * i + 1, sink, endless))
         if k not in origin:

@@ -18,7 +18,8 @@ MAY_IMPORT = {
     "_compat": set(),
     "core": set(),
     "recompute": set(),
-    "engine": {"_compat", "core", "recompute"},
+    "references": {"_compat", "core"},
+    "engine": {"_compat", "core", "recompute", "references"},
     "rules": {"_compat", "core"},
     "api": {"_compat", "core", "engine", "rules"},
     "ops": {"core", "rules"},
@@ -26,7 +27,7 @@ MAY_IMPORT = {
     "check": {"_compat", "core", "api", "rules", "ops", "nn"},
     "report": {"core", "api", "check"},
     "train": {"core", "api", "rules", "nn"},
-    "experiments": {"", "nn", "train", "report", "check"},
+    "experiments": {"", "ops", "nn", "train", "report", "check"},
 }
 
 

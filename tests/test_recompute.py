@@ -143,6 +143,14 @@ def test_the_choice_is_the_cheapest():
     assert choose(set(), sizes, ((0,), (1,))) == set()
 
 
+def test_to_compute_a_small_value_again_would_save_nothing_that_counts():
+    sizes = {0: 1 << 20, 1: 8, 2: 16}
+    rerun = Rerun(lambda x: [x], (1,), (2,))
+    assert cheapest([0, 2], [rerun], sizes.__getitem__) == {0, 1}  # nothing larger is among what has a choice
+    more = [rerun, Rerun(lambda x, y: [x], (0, 1), (3,))]
+    assert cheapest([2, 3], more, (sizes | {3: 1 << 20}).__getitem__) == {2, 3}
+
+
 def test_a_function_with_its_own_jvp_is_run_again():
     """jax.nn.relu is one; and may be called but once where it is mapped."""
     fun = lambda x, w=W, v=V: jnp.sum(jax.nn.relu(x @ w) @ v)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +35,7 @@ def dot_product_attention(
     dropout_rate: float = 0.0,
     dropout_rng: jax.Array | None = None,
     block_size: int | None = None,
+    implementation: Literal["blocks", "cudnn"] | None = None,
 ) -> jax.Array:
     """softmax(scale Q Kᵀ + bias) V, where the mask holds (Vaswani et al. 2017, eq. 1); as `jax.nn.dot_product_attention`.
 
@@ -43,7 +44,8 @@ def dot_product_attention(
     other (grouped queries, Ainslie et al. 2023). bias, and mask, of booleans: broadcastable to [batch, heads, queries, keys].
     scale: 1/√d by default. is_causal: no query sees a key after it. dropout_rate: the probability with which a weight is
     dropped, if there is a `dropout_rng`. block_size: queries whose scores are in memory at a time, by default as many as
-    the cache of a processor holds.
+    the cache of a processor holds. implementation: "blocks" is this file's; "cudnn" is the kernel of an NVIDIA GPU, which
+    is differentiated once only and takes neither bias, mask nor dropout; by default cudnn where it takes these arguments.
 
     The backward pass keeps no weights: memory grows linearly with the number of queries.
 
@@ -59,6 +61,14 @@ def dot_product_attention(
     rng = dropout_rng if dropout_rate else None
     extras = {"bias": bias, "mask": mask, "rng": rng}
     given = {name: x for name, x in extras.items() if x is not None}
+    refused = [*given, *(["block_size"] if block_size else [])]
+    if implementation == "cudnn" and refused:
+        raise ValueError(f"dot_product_attention: implementation='cudnn' takes no {', '.join(refused)}. Leave one out.")
+    if implementation == "cudnn" or (
+        not refused and implementation is None and choices.is_for_cudnn(query, key, value)
+    ):
+        # It has a derivative of its own, which keeps y and ℓ, too.
+        return jax.nn.dot_product_attention(query, key, value, scale=scale, is_causal=is_causal, implementation="cudnn")
     options = Options(tuple(given), scale, is_causal, dropout_rate if rng is not None else 0.0, block_size)
     return attention(query, key, value, *given.values(), options=options)
 

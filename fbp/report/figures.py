@@ -12,6 +12,8 @@ import numpy as np
 from matplotlib import colors
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
+from PIL import Image
+from scipy import ndimage
 
 BLUE, ORANGE, GREEN, GREY, PURPLE, YELLOW = "#0072B2", "#D55E00", "#009E73", "#777777", "#CC79A7", "#E69F00"
 Path = str | pathlib.Path
@@ -22,7 +24,7 @@ _SIGNED = colors.LinearSegmentedColormap.from_list("signed", (BLUE, "white", ORA
 def learning_curve(
     path: Path, train: Mapping[int, float], test: Mapping[str, Mapping[int, float]], title: str = "learning curve"
 ) -> None:
-    """The training loss by step, above the test metrics by step, each between 0 and 1."""
+    """The training loss by step, above the test metrics by step."""
     figure = _figure(7, 5.5)
     above, below = figure.subplots(2, sharex=True)
     above.plot(list(train), list(train.values()), color=BLUE, linewidth=1.2)
@@ -33,7 +35,7 @@ def learning_curve(
         )
     below.set(xlabel="step", ylabel="test")
     if test:
-        below.legend(loc="lower right", frameon=False)
+        below.legend(frameon=False)
     for axes in above, below:
         axes.grid(alpha=0.3)
     _save(figure, path)
@@ -111,6 +113,156 @@ def confusion_matrix(path: Path, truth: np.ndarray, predicted: np.ndarray, names
     axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
     axes.set_yticks(range(len(names)), names)
     axes.set(xlabel="said", ylabel="is", title=title)
+    _save(figure, path)
+
+
+def attention_maps(path: Path, maps: Sequence[tuple[np.ndarray, Sequence[str], Sequence[str]]], title: str) -> None:
+    """What each token that was written (rows) looked at (columns): (weights [rows, columns], rows, columns), side by side."""
+    width, height = sum(1 + 0.27 * len(columns) for _, _, columns in maps), 0.25 * max(len(rows) for _, rows, _ in maps)
+    figure = _figure(0.9 + width, 0.9 + height)
+    ratios = [len(columns) for _, _, columns in maps]
+    grid = figure.subplots(1, len(maps), squeeze=False, width_ratios=ratios)
+    for axes, (weights, rows, columns) in zip(grid[0], maps, strict=True):
+        axes.imshow(weights, cmap="Blues", vmin=0, aspect="auto", interpolation="nearest")
+        axes.set_xticks(range(len(columns)), columns, rotation=90, fontsize=8)
+        axes.set_yticks(range(len(rows)), rows, fontsize=8)
+        axes.xaxis.tick_top()
+    figure.suptitle(title)
+    _save(figure, path)
+
+
+def coloured_words(path: Path, texts: Mapping[str, Sequence[tuple[str, float]]], title: str, width: int = 100) -> None:
+    """Texts by their headings, each word in the colour of its weight: blue above 0, orange below, against the largest."""
+    placed: list[tuple[int, int, str, float]] = []  # line, column, word, weight from -1 to 1
+    headings, line = {}, 0
+    for heading, weighted in texts.items():
+        headings[line], line, column = heading, line + 1, 0
+        largest = max((abs(weight) for _, weight in weighted), default=0) or 1
+        for word, weight in weighted:
+            if column + len(word) > width:
+                line, column = line + 1, 0
+            placed.append((line, column, word, weight / largest))
+            column += len(word) + 1
+        line += 2
+    figure = _figure(0.2 + 0.078 * width, 0.5 + 0.19 * line)
+    axes = figure.subplots()
+    axes.set(xlim=(0, width), ylim=(line, -1))
+    axes.axis("off")
+    for at, heading in headings.items():
+        axes.text(0, at, heading, fontsize=9, va="center", color=GREY)
+    for at, column, word, weight in placed:
+        color = colors.to_rgba(BLUE if weight > 0 else ORANGE, min(1, abs(weight)))
+        box = {"facecolor": color, "edgecolor": "none", "boxstyle": "square,pad=0.12"}
+        ink = "white" if abs(weight) > 0.6 else "black"
+        axes.text(column, at, word, fontsize=8, va="center", family="monospace", color=ink, bbox=box)
+    figure.suptitle(title)
+    _save(figure, path)
+
+
+def score_strips(path: Path, scores: Mapping[str, np.ndarray], aim: float, title: str) -> None:
+    """Every score of each contestant as a dot, the mean as a bar, and a line at what is aimed at."""
+    figure = _figure(7, 1.4 + 0.6 * len(scores))
+    axes = figure.subplots()
+    for row, (name, values) in enumerate(scores.items()):
+        up = 0.25 * np.sin(2.4 * np.arange(len(values)))  # apart, so that equal scores can be told from one
+        axes.scatter(values, row + up, s=12, color=BLUE, alpha=0.6, linewidths=0)
+        axes.plot([np.mean(values)] * 2, [row - 0.35, row + 0.35], color=ORANGE, linewidth=2)
+        axes.annotate(f"{name}: {np.mean(values):.0f} ± {np.std(values):.0f}", (0.01, row), fontsize=9, va="center",
+                      xycoords=("axes fraction", "data"))  # fmt: skip
+    axes.axvline(aim, color=GREY, linewidth=0.8, linestyle="--")
+    lowest, highest = min(aim, *map(np.min, scores.values())), max(aim, *map(np.max, scores.values()))
+    axes.set_xlim(lowest - 0.55 * (highest - lowest), highest + 0.05 * (highest - lowest))  # room for the names
+    axes.set(xlabel="score", yticks=[], title=title)
+    axes.invert_yaxis()
+    axes.grid(alpha=0.3, axis="x")
+    _save(figure, path)
+
+
+def image_rows(path: Path, rows: Mapping[str, np.ndarray], captions: Sequence[str], title: str) -> None:
+    """Images side by side, a named row for each kind and a caption for each column."""
+    figure = _figure(1.5 * len(captions) + 0.4, 1.6 * len(rows) + 0.5)
+    grid = figure.subplots(len(rows), len(captions), squeeze=False)
+    for line, (name, images) in zip(grid, rows.items(), strict=True):
+        line[0].set_ylabel(name)
+        for axes, image in zip(line, images, strict=True):
+            axes.imshow(image.squeeze(), cmap="gray", interpolation="nearest")
+            axes.set(xticks=[], yticks=[])
+    for axes, caption in zip(grid[0], captions, strict=True):
+        axes.set_title(caption, fontsize=8)
+    figure.suptitle(title)
+    _save(figure, path)
+
+
+def heated(images: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """Grey images [n, height, width] (uint8) with orange where `heat`, blurred a little, is high for this sequence."""
+    heat = ndimage.gaussian_filter(heat, (0, 1.5, 1.5))
+    share = np.clip(heat / max(np.percentile(heat, 99.5), 1e-30), 0, 1)[..., None]
+    orange = 255 * np.array(colors.to_rgb(ORANGE))
+    return np.round((1 - share) * images[..., None] + share * orange).astype(np.uint8)
+
+
+def film(path: Path, frames: np.ndarray, rate: float, scale: int = 2) -> None:
+    """Frames [n, height, width, 3] (uint8) as an animated GIF, `rate` of them in a second, enlarged."""
+    size = scale * frames.shape[2], scale * frames.shape[1]
+    pictures = [Image.fromarray(frame).resize(size) for frame in frames]
+    first, *others = [picture.quantize(64, dither=Image.Dither.NONE) for picture in pictures]  # noise is large in a GIF
+    first.save(path, save_all=True, append_images=others, duration=round(1000 / rate), loop=0)
+
+
+def boxes_page(
+    path: Path,
+    images: np.ndarray,
+    truth: Sequence[np.ndarray],
+    found: Sequence[np.ndarray],
+    names: Sequence[str],
+    title: str,
+) -> None:
+    """Scenes with what is there, dashed, and what was found: rows (left, top, right, bottom, score, label), blue if an
+    object of that label is there (IoU of 0.5 at least), else orange."""
+    columns = 5
+    figure = _figure(columns * 1.9, -(-len(images) // columns) * 1.95 + 0.4)
+    grid = figure.subplots(-(-len(images) // columns), columns, squeeze=False)
+    for axes in grid.flat:
+        axes.axis("off")
+    for axes, image, there, rows in zip(grid.flat, images, truth, found, strict=False):
+        axes.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        axes.set_autoscale_on(False)  # a box that reaches beyond the image is cut
+        for box in there:
+            _outline(axes, box, "white", linewidth=0.8, linestyle="--")
+        for row in rows:
+            color = BLUE if any(row[5] == box[4] and _iou(row, box) >= 0.5 for box in there) else ORANGE
+            _outline(axes, row, color, linewidth=1.3)
+            said = f"{names[int(row[5])]} {row[4]:.2f}"
+            axes.text(max(row[0], 0), max(row[1] - 1, 6), said, fontsize=5, color="white", va="bottom", clip_on=True,
+                      bbox={"facecolor": color, "pad": 0.6, "linewidth": 0})  # fmt: skip
+    figure.suptitle(title)
+    _save(figure, path)
+
+
+def _outline(axes: Any, box: np.ndarray, color: str, **line: Any) -> None:
+    """Along the edges of the pixels: pixel i of an image covers [i - 0.5, i + 0.5] of the axes."""
+    left, top, right, bottom = (float(x) - 0.5 for x in box[:4])
+    axes.plot([left, right, right, left, left], [top, top, bottom, bottom, top], color=color, **line)
+
+
+def _iou(a: np.ndarray, b: np.ndarray) -> float:
+    width, height = np.minimum(a[2:4], b[2:4]) - np.maximum(a[:2], b[:2])
+    common = max(width, 0) * max(height, 0)
+    return common / (np.prod(a[2:4] - a[:2]) + np.prod(b[2:4] - b[:2]) - common)
+
+
+def paired_bars(path: Path, values: Mapping[str, np.ndarray], names: Sequence[str], title: str) -> None:
+    """Shares of 1, for each of `names` a bar of each contestant."""
+    figure = _figure(1.5 + 0.75 * len(names), 3.2)
+    axes = figure.subplots()
+    width = 0.8 / len(values)
+    for i, (contestant, heights) in enumerate(values.items()):
+        at = np.arange(len(names)) + (i - (len(values) - 1) / 2) * width
+        bars = axes.bar(at, heights, width, label=contestant, color=(BLUE, ORANGE, GREEN, GREY)[i])
+        axes.bar_label(bars, fmt="%.2f", fontsize=7, padding=1)
+    axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
+    axes.set(ylim=(0, 1.08), title=title)
+    figure.legend(loc="outside lower center", ncols=len(values), frameon=False)
     _save(figure, path)
 
 

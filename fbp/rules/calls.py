@@ -165,6 +165,9 @@ def _outside_backward(site, *_, **__):
 RULES = {
     p.jit_p: Rule(_jit_forward, _jit_backward),
     p.closed_call_p: Rule(_call_forward, _call_backward),
+    **_compat.where_known(
+        {"program_order_p": Rule(_call_forward, _call_backward)}
+    ),  # the order is the forward pass's alone
     p.custom_jvp_call_p: Rule(_custom_jvp_forward, _call_backward),
     p.custom_vjp_call_p: Rule(_custom_vjp_forward, _custom_vjp_backward),
     _compat.linear_call_p: Rule(_linear_call_forward, _linear_call_backward),

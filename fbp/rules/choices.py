@@ -72,6 +72,17 @@ def attention(group: int, queries: int, keys: int) -> tuple[int, int]:
     return rows, max(1, CACHE // max(1, 4 * group * min(rows, queries) * keys))
 
 
+def is_for_cudnn(query: jax.Array, key: jax.Array, value: jax.Array) -> bool:
+    """Whether attention is cuDNN's kernel (Dao et al. 2022, for NVIDIA GPUs from Ampere on), which takes half precision."""
+    if jax.default_backend() != "gpu" or query.dtype not in (jnp.bfloat16, jnp.float16):
+        return False
+    capability = getattr(jax.devices()[0], "compute_capability", "0")  # AMD's is no number
+    is_ampere = capability.replace(".", "").isdigit() and float(capability) >= 8
+    features = query.shape[-1]
+    same = query.dtype == key.dtype == value.dtype and value.shape[-1] == features
+    return is_ampere and same and features % 8 == 0 and features <= 128 and min(query.shape[1], key.shape[1]) >= 64
+
+
 def logits(classes: int) -> int:
     """Examples whose logits are made at a time: about 16 MiB of them, but enough for a product of matrices."""
     return min(1024, max(256, (1 << 22) // max(1, classes)))

@@ -9,8 +9,8 @@ import tyro
 
 import fbp
 from benchmarks import __main__ as bench
-from benchmarks import drop_in
-from benchmarks.measure import Program, Variant, geometric_mean, measure
+from benchmarks import accelerator, drop_in
+from benchmarks.measure import Program, Variant, geometric_mean, measure, product_flops
 
 X = jnp.linspace(0.0, 1.0, 64).reshape(8, 8)
 BATCH = (X,)
@@ -65,3 +65,31 @@ def test_the_programs_have_a_gradient(name):
     for variant in drop_in.CASES[name]().variants.values():
         loss, gradient = jax.eval_shape(variant.step, variant.params, *variant.batch)
         assert loss.shape == () and jax.tree.structure(gradient) == jax.tree.structure(variant.params)
+
+
+def test_products_are_counted_inside_of_loops_and_calls():
+    x, kernel = jnp.ones((2, 5, 5, 4)), jnp.ones((3, 3, 2, 6))
+
+    def program(w, x, kernel):
+        y, _ = jax.lax.scan(lambda y, _: (jax.jit(jnp.dot)(y, w), None), jnp.ones((3, 8)), length=10)
+        conv = jax.lax.conv_general_dilated(
+            x, kernel, (1, 1), "VALID", feature_group_count=2, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        return y, conv
+
+    counted = product_flops(jax.make_jaxpr(program)(jnp.ones((8, 8)), x, kernel))
+    assert counted == 10 * 2 * 3 * 8 * 8 + 2 * (2 * 3 * 3 * 6) * (3 * 3 * 2)
+
+
+def test_a_program_in_bfloat16_is_compared_in_it():
+    program = accelerator.with_dtype(
+        Program(loss, {name: VARIANTS[name] for name in ("jax.grad", "fbp.grad")}), "bfloat16"
+    )
+    result = measure(program, seconds=0.01, compiles=1)
+    assert {v.params.dtype.name for v in program.variants.values()} == {"bfloat16"}
+    assert result.flops == 2 * 8**3 and result.variants["fbp.grad"].difference < 1e-2
+
+
+def test_the_large_programs_have_cases_of_their_own_names():
+    names = {*accelerator.cases("bfloat16")}
+    assert len(names) == 15 and all(name.startswith("large-") for name in names)

@@ -5,12 +5,15 @@ import shutil
 import subprocess
 import sys
 import time
+import types
 
 import matplotlib.image
 import numpy as np
 import pytest
+from PIL import Image
 
-from experiments.harness import Run, main
+from experiments import datasets
+from experiments.harness import Run, UserError, main
 from experiments.image_recognition import ImageRecognition, augmentation, cat_or_not, experiment
 
 PICTURES = ["confusion_matrix.png", "gradient_norms.png", "learning_curve.png", "predictions.png"]
@@ -144,3 +147,67 @@ def test_always_saying_no_is_half_right_about_cats():
     is_cat = np.array([True, False, False, False])
     assert cat_or_not(np.zeros(4, bool), is_cat) == {"cat_balanced_accuracy": 0.5, "cat_recall": 0.0}
     assert cat_or_not(is_cat, is_cat) == {"cat_balanced_accuracy": 1.0, "cat_recall": 1.0}
+
+
+def write_images(folder, count=12):
+    """Bright and dark images in a folder each, of several sizes, with one file that is none."""
+    rng = np.random.default_rng(0)
+    for name, level in ("bright", 200), ("dark", 40):
+        (folder / name).mkdir(parents=True)
+        for i in range(count):
+            pixels = np.clip(level + rng.normal(0, 15, (20 + i, 24)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{i}.png")
+    (folder / "dark" / "notes.txt").write_text("not an image")
+    (folder / "dark" / "twin.png").write_bytes((folder / "dark" / "0.png").read_bytes())
+
+
+def test_it_learns_from_a_folder_of_images_and_says_what_is_on_others(tmp_path, capsys):
+    write_images(tmp_path / "images")
+    options = ["--data", "folder", "--data-folder", tmp_path / "images", "--size", "16", "--model", "mlp"]
+    options += ["--epochs", "60", "--batch-size", "8", "--no-augment", "--out", tmp_path / "run"]
+    main(ImageRecognition, experiment, [str(option) for option in options])
+    out = capsys.readouterr().out
+    assert f"left out: {tmp_path}/images/dark/notes.txt (cannot identify image file)" in out
+    assert "folder: 20 training and 4 test images" in out
+    assert metrics_of(tmp_path / "run")["test_accuracy"] == 1
+    shown = [str(tmp_path / "images" / name / "3.png") for name in ("bright", "dark")]
+    main(ImageRecognition, experiment, ["--predict", *shown, "--checkpoint", str(tmp_path / "run")])
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split(": ")[1].split()[0] for line in said] == ["bright", "dark"]
+
+
+@pytest.mark.parametrize(
+    "options, says",
+    [
+        (["--predict", "nothing.png", "--checkpoint", "gone"], "--checkpoint gone: there is no gone/config.json"),
+        (
+            ["--predict", "nothing.png"],
+            "--predict needs a trained model: name the folder of its run with --checkpoint.",
+        ),
+        (["--data", "folder"], "--data folder needs --data-folder with a folder of images for each class, not None."),
+        (["--data", "folder", "--data-folder", "."], "Make one for each of at least two classes of images."),
+    ],
+)
+def test_what_is_missing_is_said(options, says, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        main(ImageRecognition, experiment, options)
+    assert says in capsys.readouterr().err
+
+
+def test_cifar_10_is_read_where_it_is_stored_and_never_fetched(monkeypatch, capsys):
+    class Rows(list):
+        column_names = ("img", "label")
+
+    def load_dataset(name, part, split):
+        assert os.environ["HF_HUB_OFFLINE"] == "1"
+        if name != "stored":
+            raise ValueError("not cached")
+        return Rows({"img": np.full((32, 32, 3), i, np.uint8), "label": i % 10} for i in range(20))
+
+    monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    images = datasets.load("cifar-10", pathlib.Path("stored"))
+    assert images.train_x.shape == (20, 32, 32, 3) and images.test_y[11] == 1 and len(images.classes) == 10
+    with pytest.raises(UserError, match=r"uoft-cs/cifar10 is not on this machine.*Nothing is downloaded unasked"):
+        datasets.load("cifar-10", None)

@@ -125,3 +125,26 @@ def test_transformed_it_is_still_the_operation():
 def test_what_does_not_go_together_is_said(change, says):
     with pytest.raises(ValueError, match=says):
         ops.dot_product_attention(*change(*arguments()))
+
+
+def test_cudnn_takes_no_mask_dropout_or_block_size():
+    with pytest.raises(ValueError, match="implementation='cudnn' takes no mask, block_size"):
+        ops.dot_product_attention(*arguments(), mask=MASK, block_size=2, implementation="cudnn")
+
+
+@pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("is_causal", [False, True])
+def test_cudnn_gives_what_blocks_give(is_causal):
+    shapes = (2, 256, 8, 64), (2, 256, 2, 64), (2, 256, 2, 64)
+    args = [jax.random.normal(jax.random.key(i), shape, jnp.bfloat16) for i, shape in enumerate(shapes)]
+    weights = jax.random.normal(jax.random.key(3), shapes[0])
+
+    def gradient(implementation):
+        def loss(*args):
+            y = ops.dot_product_attention(*args, is_causal=is_causal, implementation=implementation)
+            return jnp.sum(weights * y.astype(jnp.float32))
+
+        return jax.jit(fbp.grad(loss, (0, 1, 2)))(*args)
+
+    assert_close(gradient(None), gradient("blocks"), 2e-2)
+    assert str(jax.make_jaxpr(lambda *args: ops.dot_product_attention(*args))(*args)).count("dot_product_attention_fwd")

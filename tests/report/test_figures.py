@@ -2,6 +2,7 @@ import jax
 import matplotlib.image
 import numpy as np
 import pytest
+from PIL import Image
 
 from fbp import nn, report
 from fbp.report import figures
@@ -77,6 +78,20 @@ def test_a_class_without_examples_is_no_error(tmp_path):
     picture(tmp_path / "a.png")
 
 
+def test_attention_maps(tmp_path):
+    weights = np.eye(3, 5)
+    report.attention_maps(tmp_path / "a.png", [(weights, "abc", "vwxyz"), (weights[:, :2], "abc", "vw")], "looks")
+    image, darkest = picture(tmp_path / "a.png"), matplotlib.colormaps["Blues"](1.0)[:3]
+    assert 0.02 < share_of(image, darkest) < 0.3
+
+
+def test_coloured_words(tmp_path):
+    texts = {"for": [("good", 2.0), ("plain", 0.0)] * 20, "against": [("bad", -0.1)], "empty": [], "none": [("a", 0.0)]}
+    report.coloured_words(tmp_path / "a.png", texts, "words")
+    image = picture(tmp_path / "a.png")
+    assert share_of(image, figures.BLUE) > 10 * share_of(image, figures.ORANGE) > 0
+
+
 def test_growth_curves(tmp_path):
     """Another variant in one panel than in the other, and one size only."""
     panels = {
@@ -109,3 +124,46 @@ def test_text_page(tmp_path):
     pieces = ["def f", "(x):\n", "\treturn $", "x" * 120, "\0"]
     report.text_page(tmp_path / "a.png", pieces, np.array([0.0, 1.0, 2.0, 9.0, 1.0]), "surprise")
     assert share_of(picture(tmp_path / "a.png"), figures.ORANGE) > 1e-3
+
+
+def test_score_strips_show_what_is_aimed_at(tmp_path):
+    report.score_strips(tmp_path / "a.png", {"one": np.array([5.0, 7.0]), "other": np.array([6.0])}, 3, "scores")
+    image = picture(tmp_path / "a.png")
+    assert share_of(image, figures.ORANGE) > 1e-4 and share_of(image, figures.GREY) > 1e-4
+
+
+def test_image_rows(tmp_path):
+    rows = {"grey": np.random.default_rng(0).random((2, 4, 4)), "colour": np.full((2, 4, 4, 3), [213, 94, 0], np.uint8)}
+    report.image_rows(tmp_path / "a.png", rows, ["a", "b"], "images")
+    assert share_of(picture(tmp_path / "a.png"), figures.ORANGE) > 0.1
+
+
+def test_heat_is_orange_where_it_is_high():
+    heat = np.zeros((1, 40, 40))
+    heat[0, 10:20, 10:20] = 1e-5
+    image = report.heated(np.full((1, 40, 40), 100, np.uint8), heat)[0]
+    assert image[15, 15].tolist() == [213, 94, 0] and image[35, 35].tolist() == [100, 100, 100]
+    assert (report.heated(np.full((1, 4, 4), 100, np.uint8), np.zeros((1, 4, 4))) == 100).all()
+
+
+def test_a_film_has_every_frame(tmp_path):
+    frames = np.stack([np.full((6, 8, 3), 60 * i, np.uint8) for i in range(4)])
+    report.film(tmp_path / "a.gif", frames, rate=10, scale=2)
+    with Image.open(tmp_path / "a.gif") as film:
+        assert film.n_frames == 4 and film.size == (16, 12) and film.info["duration"] == 100
+
+
+def test_boxes_are_blue_where_they_are_right_and_orange_where_not(tmp_path):
+    image, there = np.zeros((1, 20, 20, 1)), [np.array([[2, 2, 10, 10, 1]])]
+    for label, color in (1, figures.BLUE), (0, figures.ORANGE):
+        found = [np.array([[2, 2, 10, 9, 0.9, label]])]
+        report.boxes_page(tmp_path / "a.png", image, there, found, NAMES, "boxes")
+        others = {figures.BLUE, figures.ORANGE} - {color}
+        drawn = picture(tmp_path / "a.png")
+        assert share_of(drawn, color) > 1e-3 and all(share_of(drawn, other) == 0 for other in others)
+
+
+def test_paired_bars(tmp_path):
+    values = {"one": np.array([0.5, 1.0, np.nan]), "other": np.array([0.2, 0.9, 0.1])}
+    report.paired_bars(tmp_path / "a.png", values, NAMES, "bars")
+    assert share_of(picture(tmp_path / "a.png"), figures.BLUE) > 0.01

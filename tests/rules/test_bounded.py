@@ -7,8 +7,14 @@ import fbp
 from fbp.check.cases.bounded import CASES
 from fbp.check.suite import check_case
 
+SLOW = {"while_loop/nested"}  # twenty seconds; `scripts/check` has it, too
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, marks=[pytest.mark.slow] if case.name in SLOW else []) for case in CASES],
+    ids=lambda case: case.name,
+)
 def test_agrees_with_jax(case):
     check_case(case, "float64")
 

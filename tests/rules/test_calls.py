@@ -199,3 +199,9 @@ def test_closure_convert_hoists_what_is_differentiated():
         return jnp.cos(fun(x, *constants))
 
     assert_same_gradients(solve, 2 * X, X)
+
+
+def test_the_order_of_a_program_is_no_matter_to_its_gradient():
+    overlap = pytest.importorskip("jax.experimental.overlap", reason="jax 0.10 has none")
+    fun = overlap.program_order(lambda x: jnp.sin(x) * x, enforce=False)
+    assert fbp.grad(fun)(0.5) == pytest.approx(float(jax.grad(lambda x: jnp.sin(x) * x)(0.5)))
