@@ -18,7 +18,7 @@ from fbp import nn, ops
 
 
 class Model(NamedTuple):
-    """layer: tokens [batch, time] -> features [batch, time, features], of which `logits` are those of the next token.
+    """layer: tokens [batch, time] -> features [batch, time, features]; features @ `kernel(params)` are the next token's logits.
 
     start: (batch, length) -> an empty cache. step: (params, tokens [batch, time], place, cache) -> features, cache: the same
     for tokens that begin at a place, after those whose keys and values the cache holds.

@@ -61,7 +61,7 @@ class TextGeneration(Config):
 
 
 PRESETS = {
-    "full": {"vocabulary": 4096, "features": 256, "depth": 6, "context": 256, "dropout": 0.1, "steps": 8000},
+    "full": {"vocabulary": 4096, "features": 256, "depth": 6, "context": 256, "dropout": 0.1, "steps": 3000},
     "large": {
         "vocabulary": 4096, "features": 512, "depth": 8, "heads": 8, "context": 512, "dropout": 0.2, "steps": 1000,
         "batch_size": 128, "learning_rate": 2e-3, "precision": "bfloat16",
