@@ -22,7 +22,7 @@ from fbp import nn, report, train
 
 PRESETS = {
     "full": {"epochs": 100, "width": 24, "test_scenes": 1000},
-    "large": {"epochs": 25, "width": 64, "batch_size": 64, "size": 128, "test_scenes": 1000},
+    "large": {"epochs": 25, "width": 64, "batch_size": 32, "size": 128, "test_scenes": 1000},
 }
 
 
@@ -41,7 +41,7 @@ class ObjectDetection(Config):
     """New ones in each epoch."""
     test_scenes: int = 400
     """Of pictures that are in no other scene."""
-    batch_size: int = 32
+    batch_size: int = 16
     learning_rate: float = 3e-3
     width: int = 16
     """Features of the first convolution; deeper ones have two, four and eight times as many."""
