@@ -59,7 +59,7 @@ class Translation(Config):
     """Numbers of tokens to which sentences are filled up; pairs longer than the last are not learnt from."""
     batch_tokens: int = 1024
     """Of the source in a batch, so that there are more sentences in one of short ones."""
-    epochs: int = 6
+    epochs: int = 4
     learning_rate: float = 2e-3
     """The highest of a cosine schedule with warm-up."""
     label_smoothing: float = 0.1
