@@ -20,10 +20,8 @@ from experiments.harness import UserError
 HELP_FOLDER = pathlib.Path("/usr/share/libreoffice/help")
 HELP_PACKAGES = "apt-get install libreoffice-help-fr libreoffice-help-en-us"
 LANGUAGE_PACK, LANGUAGE_PACK_MODULE = "jupyterlab-language-pack-fr-FR", "jupyterlab_language_pack_fr_FR"
-ENGLISH, FRENCH = (
-    "4k23",
-    "lo5",
-)  # World English, King James, another King James, Basic English; Segond 1910, Ostervald, Darby
+ENGLISH = "4k23"  # World English Bible, King James twice, Basic English
+FRENCH = "lo5"  # Segond 1910, Ostervald, Darby
 
 
 class Pair(NamedTuple):

@@ -59,7 +59,7 @@ class Translation(Config):
     """Numbers of tokens to which sentences are filled up; pairs longer than the last are not learnt from."""
     batch_tokens: int = 1024
     """Of the source in a batch, so that there are more sentences in one of short ones."""
-    epochs: int = 6
+    epochs: int = 4
     learning_rate: float = 2e-3
     """The highest of a cosine schedule with warm-up."""
     label_smoothing: float = 0.1
@@ -75,7 +75,7 @@ class Translation(Config):
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "full": {"gloss": False, "features": 256, "layers": 3, "vocabulary": 6000, "dropout": 0.2, "epochs": 20},
+    "full": {"features": 192, "layers": 3, "vocabulary": 4000, "dropout": 0.2, "epochs": 24},
     "large": {
         "paraphrases": True, "gloss": False, "features": 512, "layers": 4, "heads": 8, "vocabulary": 8000, "epochs": 2,
         "buckets": (48, 96), "batch_tokens": 12_288, "learning_rate": 1e-3, "precision": "bfloat16",
