@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gettext
 import html.parser
 import importlib
 import importlib.util
-import os
 import pathlib
 import re
 import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from experiments.datasets import stored
 from experiments.harness import UserError
 
 HELP_FOLDER = pathlib.Path("/usr/share/libreoffice/help")
@@ -84,7 +85,7 @@ def verses(path: str | None, english: str = ENGLISH[0], french: str = FRENCH[0])
         "WHERE a.bbName = ? AND b.bbName = ? ORDER BY bNumber, cNumber, vNumber"
     )
     try:
-        with sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True) as database:
+        with contextlib.closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as database:
             for style, there in enumerate(french):
                 for here in english:
                     for row in database.execute(query, (here, there)):
@@ -130,20 +131,12 @@ def help_pages(path: str | None) -> Iterator[Pair]:
 
 def hub(path: str | None) -> Iterator[Pair]:
     """A data set with a column `translation` that Hugging Face's `datasets` has stored on this machine."""
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when the library is imported
-    try:
-        datasets: Any = importlib.import_module("datasets")
-    except ImportError:
-        raise UserError("--data hub needs Hugging Face's library. Install it with: pip install datasets") from None
     name, _, part = (path or "Helsinki-NLP/opus_books:en-fr").partition(":")
-    try:
-        rows = datasets.load_dataset(name, part or None, split="train")
-        yield from (Pair(row["translation"]["en"], row["translation"]["fr"], str(i)) for i, row in enumerate(rows))
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"{name} is not on this machine, or has no pairs en-fr ({error}). Nothing is downloaded unasked; this does it: "
-            f"python -c \"import datasets; datasets.load_dataset('{name}', '{part}')\""
-        ) from None
+    for i, row in enumerate(stored(name, part or None, "train", ("translation",))):
+        try:
+            yield Pair(row["translation"]["en"], row["translation"]["fr"], str(i))
+        except KeyError as error:
+            raise UserError(f"{name}: a translation has no {error}. Name a part with en and fr: {name}:PART.") from None
 
 
 class _Paragraphs(html.parser.HTMLParser):

