@@ -59,6 +59,7 @@ def test_a_run_leaves_its_result_pictures_and_translations(whole):
     assert (whole / "translations.txt").read_text().count("French, by a person: ") > 5
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_as_if_nothing_had_been(whole, database, tmp_path, monkeypatch):
     class Stopping(train.Checkpoints):
         def save(self, state):
