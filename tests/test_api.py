@@ -9,8 +9,6 @@ import pytest
 
 import fbp
 
-pytestmark = pytest.mark.usefixtures("leak_checks")
-
 
 def assert_same(ours, theirs):
     """Equal structure, type (weak or not) and value: to a few ULPs of the largest element."""

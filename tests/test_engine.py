@@ -11,8 +11,6 @@ import fbp
 from fbp.core import Rule, Stopped
 from fbp.engine import Differentiate
 
-pytestmark = pytest.mark.usefixtures("leak_checks")
-
 
 def leaves_of_vjp(fun, *xs, **options):
     return jax.tree.leaves(fbp.vjp(fun, *xs, **options)[1])
