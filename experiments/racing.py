@@ -127,9 +127,9 @@ def drive(
 def new_environment() -> Any:
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     try:
-        import Box2D  # noqa: F401  (what the environment itself needs)
-        import gymnasium
-        import pygame  # noqa: F401
+        import Box2D  # noqa: F401  # pyright: ignore[reportMissingImports]  (what the environment itself needs)
+        import gymnasium  # pyright: ignore[reportMissingImports]
+        import pygame  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise UserError(
             f"the racing environment is not installed ({error}). Install it with: "

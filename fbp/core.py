@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -153,10 +153,22 @@ class Rulebook(Mapping[Primitive, Rule]):
 
 @functools.lru_cache(maxsize=4096)
 def _all_in(primitives: frozenset[Primitive], jaxpr: jax.extend.core.Jaxpr) -> bool:
-    return all(
-        eqn.primitive in primitives and all(_all_in(primitives, inner) for inner in jaxprs_in_params(eqn.params))
-        for eqn in jaxpr.eqns
-    )
+    def is_cheap(eqn):
+        inner = list(jaxprs_in_params(eqn.params))
+        if inner or eqn.primitive not in primitives:
+            return eqn.primitive in primitives and all(_all_in(primitives, jaxpr) for jaxpr in inner)
+        constant = [isinstance(v, jax.extend.core.Literal) for v in eqn.invars]
+        return not jumps([v.aval for v in eqn.invars], constant, [v.aval for v in eqn.outvars])
+
+    return all(map(is_cheap, jaxpr.eqns))
+
+
+def jumps(read: Sequence[Any], constant: Sequence[bool], given: Sequence[Any]) -> bool:
+    """Whether a rounding error of what an operation reads may change what it gives altogether: of floating numbers it gives
+    others than such, as `x >= max(x)` does. Computed again, in another place of the program, a value may be rounded
+    otherwise. Not so `x > 0`, with a constant: where x is 0 but for rounding, the one is as right as the other."""
+    compares = any(constant) and all(getattr(y, "dtype", None) == jax.numpy.bool_ for y in given)
+    return any(map(is_inexact, read)) and not all(map(is_inexact, given)) and not compares
 
 
 _INPUTS = {name: i for i, name in enumerate("abcdef")} | {"x": 0, "w": 1}

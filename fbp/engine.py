@@ -23,7 +23,7 @@ from jax.extend import source_info_util
 from jax.extend.core import Literal, Primitive, jaxprs_in_params, set_current_trace, take_current_trace
 
 from fbp import _compat, references
-from fbp.core import Op, Rule, Rulebook, Site, Stopped, is_inexact, value
+from fbp.core import Op, Rule, Rulebook, Site, Stopped, is_inexact, jumps, value
 from fbp.recompute import Constant, Recall, Replay, Rerun, behind, cheapest, numbers, origins
 
 Slot = int | None  # the place of a value on the tape; None for a value that wants no cotangent
@@ -205,6 +205,10 @@ class Record(jax.core.Trace):
         return self.rules.is_cheap(primitive, inner)
 
     def note_rerun(self, primitive, inner, xs, run, gives):
+        if not inner and jumps(
+            [jax.typeof(x) for x in xs], [not _is_staged(x) for x in xs], [jax.typeof(y) for y in gives]
+        ):
+            return
         if self.may_rerun(primitive, xs, inner):
             self.reruns.append(Rerun(run, tuple(map(self.keep, xs)), tuple(map(self.keep, gives))))
 

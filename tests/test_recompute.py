@@ -12,7 +12,7 @@ KEEPING = fbp.RULES.recomputing([])
 W, V, X = (jax.random.normal(rng, (8, 8)) for rng in jax.random.split(jax.random.key(0), 3))
 
 
-def kept(fun, *xs, rules=fbp.RULES):
+def kept(fun, *xs, rules=fbp.RULES, what=lambda leaf: leaf.shape):
     """What the pullback of a staged function keeps beside the function's inputs: shapes."""
     leaves = []
 
@@ -20,7 +20,7 @@ def kept(fun, *xs, rules=fbp.RULES):
         leaves.extend(jax.tree.leaves(fbp.vjp(fun, *xs, rules=rules)[1]))
         return [leaf for leaf in leaves if not any(leaf is x for x in xs)]
 
-    return [leaf.shape for leaf in jax.eval_shape(staged, *xs)]
+    return [what(leaf) for leaf in jax.eval_shape(staged, *xs)]
 
 
 def count(primitive, fun, *xs):
@@ -149,6 +149,30 @@ def test_to_compute_a_small_value_again_would_save_nothing_that_counts():
     assert cheapest([0, 2], [rerun], sizes.__getitem__) == {0, 1}  # nothing larger is among what has a choice
     more = [rerun, Rerun(lambda x, y: [x], (0, 1), (3,))]
     assert cheapest([2, 3], more, (sizes | {3: 1 << 20}).__getitem__) == {2, 3}
+
+
+def test_what_jumps_is_kept():
+    """x >= max x holds somewhere. It need not hold of an x that was computed again and rounded otherwise."""
+
+    def largest(w, v, x):
+        y = jnp.tanh(x @ w)
+        return jnp.sum(jnp.where(y >= y.max(), y, jnp.floor(y) * y) @ v)
+
+    assert ((8, 8), "bool") in kept(largest, W, V, X, what=lambda leaf: (leaf.shape, leaf.dtype.name))
+    for primitive in (lax.ge_p, lax.floor_p):
+        assert count(primitive, fbp.grad(largest), W, V, X) == 1
+    assert count(lax.gt_p, fbp.grad(lambda x: jnp.sum(jax.nn.relu(jnp.tanh(x)) ** 2)), X) == 2  # with a constant
+    np.testing.assert_allclose(fbp.grad(largest)(W, V, X), jax.grad(largest)(W, V, X), rtol=1e-5)
+
+
+def test_the_largest_has_the_cotangent_however_it_is_rounded_when_it_is_computed_again():
+    def fun(x):
+        y = jnp.exp(jnp.sin(x)) * x + x * x
+        return jnp.sum(jnp.max(y, 1) * y[:, 0] + jnp.maximum(y[:, 1], y[:, 2] ** 2))
+
+    for seed in range(3):
+        x = jax.random.normal(jax.random.key(seed), (64, 8))
+        np.testing.assert_allclose(jax.jit(fbp.grad(fun))(x), jax.jit(jax.grad(fun))(x), rtol=2e-4, atol=1e-4)
 
 
 def test_a_function_with_its_own_jvp_is_run_again():

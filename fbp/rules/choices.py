@@ -19,12 +19,12 @@ from fbp import _compat
 # over the elements, which the compiler merges with the next. Memory 0.5 to 0.7 of what it is with everything kept in nets
 # with normalization and in transformers, in about the same time; less of both where a loop stacks what is kept. Sums and
 # products are not: they are long, or what they give is small. Nor are functions whose series are long (lgamma, erf_inv,
-# powers).
+# powers), nor those that jump (==, sign, floor): what they read may be rounded otherwise when it is computed again.
 CHEAP = frozenset({
     p.neg_p, p.add_p, p.sub_p, p.mul_p, p.div_p, p.abs_p, p.square_p, p.integer_pow_p, p.sqrt_p, p.rsqrt_p,
     p.exp_p, p.exp2_p, p.expm1_p, p.log_p, p.log1p_p, p.logistic_p, p.tanh_p, p.erf_p,
-    p.max_p, p.min_p, p.clamp_p, p.select_n_p, p.sign_p, p.floor_p, p.ceil_p, p.round_p, p.stop_gradient_p,
-    p.eq_p, p.ne_p, p.lt_p, p.le_p, p.gt_p, p.ge_p, p.and_p, p.or_p, p.not_p, p.is_finite_p,
+    p.max_p, p.min_p, p.clamp_p, p.select_n_p, p.stop_gradient_p,
+    p.lt_p, p.le_p, p.gt_p, p.ge_p, p.and_p, p.or_p, p.not_p,  # but see `fbp.core.jumps`
     p.convert_element_type_p, p.copy_p, p.broadcast_in_dim_p, p.iota_p,
     p.reshape_p, p.squeeze_p, p.transpose_p, p.rev_p, p.slice_p, p.pad_p, p.concatenate_p,
     p.jit_p, p.custom_jvp_call_p,  # as cheap as what is inside of them

@@ -24,8 +24,10 @@ stopped = Rule(_stopped_forward, lambda site, residuals, g, **_: [None] * len(si
 identity = table(lambda g: g)
 
 
-def share(x, y, other):
-    """The part of the cotangent of y = max(x, other) that is x's: all, none, or half of it in a tie. (Also for min.)"""
+def share(choose, x, other):
+    """The part of the cotangent of y = max(x, other) that is x's: all, none, or half of it in a tie. (Also for min.) y is
+    chosen once more, from these very x: one from elsewhere might be rounded otherwise, and equal neither."""
+    y = choose(x, other)
     one = lax.full_like(y, 1)
     return where(x == y, where(other == y, 0.5 * one, one), 0 * one)
 
@@ -186,10 +188,10 @@ RULES = {
     p.acosh_p: table(lambda g, x: g * lax.rsqrt((x - 1) * (x + 1))),
     p.atanh_p: table(lambda g, x: g / (1 - x) / (1 + x)),
     # Choices
-    p.max_p: table(lambda g, a, b, y: g * share(a, y, b),
-                   lambda g, a, b, y: g * share(b, y, a)),
-    p.min_p: table(lambda g, a, b, y: g * share(a, y, b),
-                   lambda g, a, b, y: g * share(b, y, a)),
+    p.max_p: table(lambda g, a, b: g * share(lax.max, a, b),
+                   lambda g, a, b: g * share(lax.max, b, a)),
+    p.min_p: table(lambda g, a, b: g * share(lax.min, a, b),
+                   lambda g, a, b: g * share(lax.min, b, a)),
     p.clamp_p: table(lambda g, a, b, c: clamp_bars(g, a, b, c)[0],
                      lambda g, a, b, c: clamp_bars(g, a, b, c)[1],
                      lambda g, a, b, c: clamp_bars(g, a, b, c)[2]),

@@ -150,16 +150,15 @@ def _scatter_mul_backward(site, residuals, g, **params):
 
 def _scatter_choose_forward(site, x, indices, updates, **params):
     y = site.primitive.bind(x, indices, updates, **params)
-    return y, (x, indices, updates, y)
+    return y, (indices, x == y, read_back(y, indices, updates, **params) == updates)
 
 
 def _scatter_choose_backward(site, residuals, g, **params):
     """y = x, and y[i] = max(y[i], u)  =>  g goes to x and to the updates that are the maximum, in equal parts."""
-    x, indices, updates, y = residuals
-    kept = lax.convert_element_type(x == y, g.dtype)
-    chosen = lax.convert_element_type(read_back(y, indices, updates, **params) == updates, g.dtype)
+    indices, *chosen = residuals
+    kept, chosen = (lax.convert_element_type(mask, g.dtype) for mask in chosen)
     part = g / write(lax.scatter_add, kept, indices, chosen, **params)
-    return [kept * part, None, chosen * read_back(part, indices, updates, **params)]
+    return [kept * part, None, chosen * read_back(part, indices, site.avals[2], **params)]
 
 
 RULES = {

@@ -12,11 +12,19 @@ from fbp.core import Rule, table
 from fbp.rules.common import split, spread
 
 
-def chosen_bar(g, x, y, *, axes):
+def _choose_forward(site, x, *, axes, **params):
+    """Kept is where x is the maximum, as it is now: a value that was computed again might be rounded otherwise."""
+    y = site.primitive.bind(x, axes=axes, **params)
+    return y, x == spread(y, x.shape, axes)
+
+
+def _choose_backward(site, chosen, g, *, axes, **_):
     """y = max x  =>  x_bar = g where x = y, in equal parts where several are. (Also for min.)"""
-    here = lax.convert_element_type(x == spread(y, x.shape, axes), g.dtype)
+    here = lax.convert_element_type(chosen, g.dtype)
     count = jnp.sum(here, axes, dtype=g.dtype)
-    return spread(g, x.shape, axes) * here / spread(count, x.shape, axes)  # nan where y is: 0 / 0, as under jax.grad
+    return [
+        spread(g, here.shape, axes) * here / spread(count, here.shape, axes)
+    ]  # nan where y is: 0 / 0, as under jax.grad
 
 
 def product_bar(g, x, *, axes):
@@ -90,8 +98,8 @@ def _reduce_backward(site, args, *y_bars, jaxpr, dimensions, **_):
 RULES = {
     p.reduce_p: Rule(_reduce_forward, _reduce_backward),
     p.reduce_sum_p: table(lambda g, *, site, axes: spread(g, site.avals[0].shape, axes)),
-    p.reduce_max_p: table(chosen_bar),
-    p.reduce_min_p: table(chosen_bar),
+    p.reduce_max_p: Rule(_choose_forward, _choose_backward),
+    p.reduce_min_p: Rule(_choose_forward, _choose_backward),
     p.reduce_prod_p: table(product_bar),
     # y_i = x_1 + ... + x_i  =>  x_bar_i = g_i + ... + g_n
     p.cumsum_p: table(lambda g, *, axis, reverse: lax.cumsum(g, axis, reverse=not reverse)),

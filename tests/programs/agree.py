@@ -32,7 +32,9 @@ def uniform(low: float, high: float, *shape: int, seed: int = 0) -> np.ndarray:
 
 
 def check(program: Program) -> None:
-    """All gradients, with respect to every inexact argument: float64 to 1e-9 of the largest element, float32 to 1e-4."""
+    """All gradients, with respect to every inexact argument: float64 to 1e-9 of the largest element, float32 to 1e-4. Where
+    JAX's own float32 is further than that from its float64, the latter is what float32 is compared with."""
+    exact = []
     for dtype, tolerance in (("float64", program.tolerance), ("float32", 1e-4)):
         with jax.enable_x64(dtype == "float64"), jax.numpy_dtype_promotion("standard"):
             args = jax.tree.map(lambda x, d=dtype: as_array(x, d), program.args)
@@ -50,6 +52,9 @@ def check(program: Program) -> None:
                 return jax.jit(grad(scalar, tuple(range(len(wanted)))))(*(leaves[i] for i in wanted))
 
             ours, theirs = gradients(fbp.grad), gradients(jax.grad)
+            exact = exact or theirs
+            is_right = all(relative_error(a, b, exact) <= tolerance for a, b in zip(theirs, exact, strict=True))
+            theirs = theirs if is_right else [x.astype(y.dtype) for x, y in zip(exact, theirs, strict=True)]
             for a, b in zip(ours, theirs, strict=True):
                 assert a.dtype == b.dtype and a.shape == b.shape
                 assert relative_error(a, b, theirs) <= tolerance, f"{dtype}: {a} is not {b}"

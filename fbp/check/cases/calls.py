@@ -1,6 +1,7 @@
 """Cases for `fbp.rules.calls`."""
 
 import functools
+import importlib.util
 
 import jax
 import jax.numpy as jnp
@@ -124,3 +125,9 @@ CASES = [
     Case("linear_call", lambda x, y: scaled(jnp.sin(x), y), (normal(3), normal(3)), mapped=False),
     Case("linear_call/jit", jax.jit(lambda x: scaled(2.0, jnp.sin(x))), (normal(3),), mapped=False),
 ]
+
+if importlib.util.find_spec("jax.experimental.overlap"):  # since jax 0.11
+    from jax.experimental.overlap import program_order  # pyright: ignore[reportMissingImports]
+
+    ordered = program_order(lambda x, y: (jnp.tanh(x) * y, x * x), enforce=False)
+    CASES.append(Case("program_order", ordered, XY, adjoint=False, reference=layer))
