@@ -37,7 +37,7 @@ def network(w, v, x):
 
 
 def test_of_elementwise_results_only_what_they_came_from_is_kept():
-    assert kept(network, W, V, X) == [(8, 8)]
+    assert [shape for shape in kept(network, W, V, X) if shape] == [(8, 8)]
     assert len(kept(network, W, V, X, rules=KEEPING)) > 3
     assert count(lax.tanh_p, fbp.grad(network), W, V, X) == 2
     assert count(lax.tanh_p, fbp.grad(network, rules=KEEPING), W, V, X) == 1
