@@ -24,7 +24,7 @@ from jax import lax
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 
-SMALL = 8  # a value is small that has so much less than the largest, such as the statistics of channels
+SMALL = 4096  # a value is small that has so much less than the largest, such as the statistics of channels
 
 
 class Constant(NamedTuple):
