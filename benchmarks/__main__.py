@@ -74,9 +74,7 @@ def main(options: Options) -> int:
             seconds, compiles = (1.0, 1) if options.quick else (3.0, 3)
             try:
                 results[part][name] = measure(make(), seconds, compiles)
-            except (
-                jax.errors.JaxRuntimeError
-            ) as error:  # out of memory, mostly: the other cases are measured all the same
+            except jax.errors.JaxRuntimeError as error:  # out of memory, mostly; the others are measured all the same
                 progress.console.print(f"{name}: {str(error).splitlines()[0]}", markup=False, soft_wrap=True)
                 failed.append(name)
                 continue

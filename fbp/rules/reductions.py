@@ -22,9 +22,8 @@ def _choose_backward(site, chosen, g, *, axes, **_):
     """y = max x  =>  x_bar = g where x = y, in equal parts where several are. (Also for min.)"""
     here = lax.convert_element_type(chosen, g.dtype)
     count = jnp.sum(here, axes, dtype=g.dtype)
-    return [
-        spread(g, here.shape, axes) * here / spread(count, here.shape, axes)
-    ]  # nan where y is: 0 / 0, as under jax.grad
+    # nan where y is: 0 / 0, as under jax.grad
+    return [spread(g, here.shape, axes) * here / spread(count, here.shape, axes)]
 
 
 def product_bar(g, x, *, axes):
