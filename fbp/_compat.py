@@ -97,6 +97,12 @@ def jaxpr_fun(jaxpr: Any) -> Callable[..., list]:
     return lambda *xs: jax.core.eval_jaxpr(jaxpr, (), *xs)
 
 
+def jaxpr_in_place(jaxpr: Any) -> Callable[..., list]:
+    """The same for a closed one, where all that it does counts as of the line that calls it."""
+    open_jaxpr, consts = getattr(jaxpr, "jaxpr", jaxpr), jaxpr.consts
+    return lambda *xs: jax.core.eval_jaxpr(open_jaxpr, consts, *xs, propagate_source_info=False)
+
+
 def opened(staged: Any) -> tuple[Any, list]:
     """What `jax.make_jaxpr` gives, as a jaxpr of constants and inputs, and the constants. (Since jax 0.11 a jaxpr has room
     for its constants, which must not be taken along.)"""

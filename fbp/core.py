@@ -70,6 +70,8 @@ class Rule(NamedTuple):
         results; each may be `Stopped`. Residuals are any pytree of arrays.
     bwd: (site, residuals, *y_bars, **params) -> x_bars, one for each input, of its shape and dtype.
         None is the zero cotangent, in both directions.
+    inside: (**params) -> a function of the xs, or None. Where it gives one, the operation is no more than a name for what
+        that function does: in a program that is staged, as under `jit`, its operations are recorded in its place.
 
     A rule need not know about needs, sharing or transformations: forward and reverse are ordinary JAX code, and the
     engine drops what nobody asked for.
@@ -77,6 +79,7 @@ class Rule(NamedTuple):
 
     fwd: Callable
     bwd: Callable
+    inside: Callable[..., Callable | None] = lambda **params: None
 
 
 class Rulebook(Mapping[Primitive, Rule]):

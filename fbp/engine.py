@@ -157,9 +157,9 @@ class Record(jax.core.Trace):
         avals = tuple(jax.typeof(x) for x in xs)
         needs = tuple(slot is not None for slot in inputs)
         rule = self.rules.find(primitive) if any(needs) else None
-        if any(needs) and rule is None and isinstance(primitive, Op):
+        if any(needs) and (inside := _inside(primitive, rule, params, xs)) is not None:
             with set_current_trace(self):
-                return primitive.fun(*args, **params)
+                return inside(*args)
         if rule is None:
             if any(needs) and any(map(_compat.takes_no_differentiated_values, avals)):
                 raise OutsideReference(Site(primitive, needs, avals, *_here(), Differentiate(self.rules)))
@@ -170,7 +170,7 @@ class Record(jax.core.Trace):
                 raise MissingRule(site)
             if any(needs):
                 run = lambda *xs: _listed(primitive.bind(*xs, **bind_params))
-                self.note_rerun(primitive, jaxprs_in_params(params), xs, run, _listed(ys))
+                self.note_rerun(primitive, list(jaxprs_in_params(params)), xs, run, _listed(ys))
             return ys
 
         site = Site(primitive, needs, avals, *_here(), Differentiate(self.rules))
@@ -186,7 +186,7 @@ class Record(jax.core.Trace):
         outputs = tuple(self.slot(y) for y in tracers)
         tracers = [value(y) for y in tracers]
         if not isinstance(fwd, Replay) or not fwd.staged.consts:  # what it closes over is not among what it reads
-            inner = [fwd.staged.jaxpr] if isinstance(fwd, Replay) else jaxprs_in_params(params)
+            inner = [fwd.staged.jaxpr] if isinstance(fwd, Replay) else list(jaxprs_in_params(params))
             self.note_rerun(primitive, inner, xs, lambda *xs: _outcome(*fwd(*xs)), _outcome(ys, residuals))
         if any(slot is not None for slot in outputs):
             site = site._replace(out_avals=tuple(jax.typeof(y) for y in tracers))
@@ -423,6 +423,13 @@ def _prune_inner(entry: Entry, live: set[Slot]) -> Entry:
     inner = _prune(inner.tape._replace(outputs=outputs), inner.residuals)
     leaves, tree = jax.tree.flatten(inner, is_leaf=lambda leaf: isinstance(leaf, Constant))
     return entry._replace(residuals=tuple(leaves), residuals_tree=tree)
+
+
+def _inside(primitive: Primitive, rule: Rule | None, params: dict[str, Any], xs: Sequence[Any]) -> Callable | None:
+    """What is recorded in the place of an operation that stands for a function, if this one does."""
+    if rule is not None:
+        return rule.inside(**params) if any(map(_is_staged, xs)) else None
+    return functools.partial(primitive.fun, **params) if isinstance(primitive, Op) else None
 
 
 def _is_staged(x: Any) -> bool:

@@ -117,10 +117,10 @@ class Recall:
     """The values of a forward pass by number: those that were kept, and the others as they are asked for."""
 
     def __init__(self, kept: Mapping[int, Any], reruns: Sequence[Rerun]):
-        self.kept = kept
         self.known = dict(kept)
         self.origin = origins(reruns)
-        self.waiting: dict[int, Any] = {}
+        self.late: set[int] = set()  # what waits for cotangents, as it was computed again
+        self.clock = Clock()
 
     def __call__(self, k: int | Constant, bars: Sequence[Any]) -> Any:
         """Value k, computed now, when these cotangents have come, if it was not kept."""
@@ -135,35 +135,49 @@ class Recall:
             if missing:
                 pending += missing
                 continue
-            xs = [self.read(r, bars) for r in rerun.reads]
-            given = zip(rerun.gives, rerun.run(*xs), strict=True)
-            self.known |= {k: x for k, x in given if not isinstance(k, Constant) and k not in self.known}
+            given = zip(rerun.gives, rerun.run(*self.read(rerun.reads, bars)), strict=True)
+            new = {k: x for k, x in given if not isinstance(k, Constant) and k not in self.known}
+            self.known |= new
+            self.late |= {*new}
         return self.value(k)
 
     def value(self, k):
         return k.value if isinstance(k, Constant) else self.known[k]
 
-    def read(self, k, bars):
-        """Value k to compute with again. If it was kept, not before the cotangents have come."""
-        if isinstance(k, Constant) or k not in self.kept:
-            return self.value(k)
-        if k not in self.waiting:
-            self.waiting[k] = after(self.known[k], bars)
-        return self.waiting[k]
+    def read(self, reads, bars):
+        """Values to compute with again, not before the cotangents have come: one that waits is enough."""
+        xs = [self.value(k) for k in reads]
+        if not self.late.intersection(numbers(reads)):
+            i = max(range(len(xs)), key=lambda i: xs[i].size if _is_real(xs[i]) else -1, default=None)
+            if i is not None:
+                xs[i] = self.clock.after(xs[i], bars)
+        return xs
 
 
-def after(x: Any, bars: Sequence[Any]) -> Any:
-    """x, as far as the compiler can tell not before the cotangents are known: else it would find what is computed from it to
-    be what the forward pass has computed already, and keep that."""
-    bar = next((bar for bar in bars if _is_real(bar)), None)
-    # Not for one of many cotangents, which are mapped over while x is not: what is computed of x is so for all of them.
-    if bar is None or not _is_real(x) or getattr(x, "_trace", None) is not getattr(bar, "_trace", None):
-        return x
-    if jax.default_backend() != "cpu" or not jax.typeof(bar).sharding.mesh.empty:
-        return lax.optimization_barrier((x, bar))[0]
-    # XLA drops the barriers of programs for CPUs. It does not see that this condition always holds.
-    first = lax.squeeze(lax.slice(bar, (0,) * bar.ndim, (1,) * bar.ndim), range(bar.ndim))
-    return lax.select_n((first == first) | (first != first), lax.full_like(x, 0), x)
+class Clock:
+    """Tells the compiler that something is not to be computed before some cotangents are known: else it would find what is
+    computed again to be what the forward pass has computed already, and keep that."""
+
+    def __init__(self):
+        self.never: dict[int, tuple[Any, Any]] = {}  # by the id of a cotangent: itself, and what is false of it
+        self.zeros: dict[Any, Any] = {}
+
+    def after(self, x: Any, bars: Sequence[Any]) -> Any:
+        """x, as far as the compiler can tell not before the cotangents are known."""
+        bar = next((bar for bar in bars if _is_real(bar)), None)
+        # Not for one of many cotangents, which are mapped over while x is not: what is computed of x is so for all of them.
+        if bar is None or not _is_real(x) or getattr(x, "_trace", None) is not getattr(bar, "_trace", None):
+            return x
+        if jax.default_backend() != "cpu" or not jax.typeof(bar).sharding.mesh.empty:
+            return lax.optimization_barrier((x, bar))[0]
+        # XLA drops the barriers of programs for CPUs. It does not see that no number is less than itself.
+        if id(bar) not in self.never:
+            first = lax.squeeze(lax.slice(bar, (0,) * bar.ndim, (1,) * bar.ndim), range(bar.ndim))
+            self.never[id(bar)] = bar, first < first
+        aval = jax.typeof(x)
+        if aval not in self.zeros:
+            self.zeros[aval] = lax.full_like(x, 0)
+        return lax.select_n(self.never[id(bar)][1], x, self.zeros[aval])
 
 
 def _is_real(x: Any) -> bool:

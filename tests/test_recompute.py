@@ -165,6 +165,16 @@ def test_what_jumps_is_kept():
     np.testing.assert_allclose(fbp.grad(largest)(W, V, X), jax.grad(largest)(W, V, X), rtol=1e-5, atol=1e-6)
 
 
+def test_one_wait_is_enough_for_what_is_computed_again():
+    """tanh(x w + b): of x w, which is kept, and the broadcast b only the former waits for the cotangent."""
+
+    def fun(w, b, x):
+        return jnp.sum(jnp.tanh(jnp.tanh(x @ w + b) * 2) @ W)
+
+    assert count(lax.lt_p, fbp.grad(fun), W, V[0], X) == 1
+    np.testing.assert_allclose(fbp.grad(fun)(W, V[0], X), jax.grad(fun)(W, V[0], X), rtol=1e-5, atol=1e-6)
+
+
 def test_the_largest_has_the_cotangent_however_it_is_rounded_when_it_is_computed_again():
     def fun(x):
         y = jnp.exp(jnp.sin(x)) * x + x * x

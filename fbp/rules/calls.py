@@ -27,20 +27,25 @@ def apply_pullback(pullback, y_bars):
 # The same jaxpr, met again (forty-eight equal layers), is traced and compiled once: the cached function is the same
 # object, and jit knows it. Bounded, because the cache keeps its jaxprs alive.
 @functools.lru_cache(maxsize=4096)
-def _jitted_forward(vjp, jaxpr, needs, name, inline):
+def _jitted_forward(vjp, jaxpr, needs, name):
     def forward(*xs):
         return vjp(_compat.jaxpr_fun(jaxpr), needs, *xs)
 
     forward.__name__ = forward.__qualname__ = name
-    return jitted(forward, inline=inline)
+    return jitted(forward)
 
 
-def _jit_forward(site, *xs, jaxpr, name, inline, **_):
-    return _jitted_forward(site.vjp, jaxpr, site.needs, name, inline)(*xs)
+def _jit_forward(site, *xs, jaxpr, name, **_):
+    return _jitted_forward(site.vjp, jaxpr, site.needs, name)(*xs)
 
 
 def _jit_backward(site, pullback, *y_bars, **_):
     return apply_pullback(pullback, y_bars)
+
+
+def _jit_inside(*, jaxpr, inline, **_):
+    """A function that JAX puts in the place of its call, as most of jax.numpy, is recorded so."""
+    return _compat.jaxpr_in_place(jaxpr) if inline else None
 
 
 def _call_forward(site, *xs, call_jaxpr, **_):
@@ -163,7 +168,7 @@ def _outside_backward(site, *_, **__):
 
 
 RULES = {
-    p.jit_p: Rule(_jit_forward, _jit_backward),
+    p.jit_p: Rule(_jit_forward, _jit_backward, _jit_inside),
     p.closed_call_p: Rule(_call_forward, _call_backward),
     **_compat.where_known(
         {"program_order_p": Rule(_call_forward, _call_backward)}

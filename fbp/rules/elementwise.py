@@ -28,8 +28,8 @@ def share(choose, x, other):
     """The part of the cotangent of y = max(x, other) that is x's: all, none, or half of it in a tie. (Also for min.) y is
     chosen once more, from these very x: one from elsewhere might be rounded otherwise, and equal neither."""
     y = choose(x, other)
-    one = lax.full_like(y, 1)
-    return where(x == y, where(other == y, 0.5 * one, one), 0 * one)
+    none, half, whole = (lax.full_like(y, part) for part in (0, 0.5, 1))
+    return where(x == y, where(other == y, half, whole), none)
 
 
 def nonzero(x):

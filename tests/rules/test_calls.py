@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.custom_derivatives import SymbolicZero
+from jax.extend.core import primitives as p
 
 import fbp
 from fbp.check.cases.calls import CASES
@@ -46,6 +47,25 @@ def test_jit_names_and_inlining_are_kept():
 
     model = lambda x: inlined(my_layer(x))
     assert calls(lambda x: fbp.vjp(model, x)[0]) == calls(model)
+
+    def backward(x):
+        return fbp.grad(lambda x: jnp.sum(inlined(x)))(x)
+
+    assert "jit" not in {eqn.primitive.name for eqn in jax.make_jaxpr(backward)(X).eqns}
+
+
+def test_a_rule_for_jit_is_asked_for_what_is_inlined_too():
+    seen = []
+    jit = fbp.RULES[p.jit_p]
+
+    def forward(site, *xs, name, **params):
+        seen.append(name)
+        return jit.fwd(site, *xs, name=name, **params)
+
+    square = jax.jit(lambda x: x * x, inline=True)
+    rules = fbp.RULES | {p.jit_p: fbp.Rule(forward, jit.bwd)}
+    jax.jit(fbp.grad(lambda x: jnp.sum(square(x)), rules=rules))(X)
+    assert "<lambda>" in seen
 
 
 @jax.custom_jvp
