@@ -63,13 +63,28 @@ def value(y: Any) -> Any:
     return y.value if isinstance(y, Stopped) else y
 
 
+class Patch(NamedTuple):
+    """A cotangent of this type that is zero but in one place: `add_to(x_bar)` is x_bar and it.
+
+    A rule may give it where a whole array of zeros would be made for the little that is in it: where something is read from
+    a large array in every step of a loop, the loop would be quadratic."""
+
+    aval: jax.core.ShapedArray
+    add_to: Callable[[jax.Array], jax.Array]
+
+
+def whole(x_bar: Any) -> Any:
+    """The cotangent as an array, if it is a patch."""
+    return x_bar.add_to(zeros(x_bar.aval)) if isinstance(x_bar, Patch) else x_bar
+
+
 class Rule(NamedTuple):
     """How to run one operation and how to reverse it.
 
     fwd: (site, *xs, **params) -> ys, residuals.  ys is one array, or a list of them for a primitive with several
         results; each may be `Stopped`. Residuals are any pytree of arrays.
     bwd: (site, residuals, *y_bars, **params) -> x_bars, one for each input, of its shape and dtype.
-        None is the zero cotangent, in both directions.
+        None is the zero cotangent, in both directions. An x_bar may be a `Patch`.
     inside: (**params) -> a function of the xs, or None. Where it gives one, the operation is no more than a name for what
         that function does: in a program that is staged, as under `jit`, its operations are recorded in its place.
 

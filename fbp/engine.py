@@ -23,7 +23,7 @@ from jax.extend import source_info_util
 from jax.extend.core import Literal, Primitive, jaxprs_in_params, set_current_trace, take_current_trace
 
 from fbp import _compat, references
-from fbp.core import Op, Rule, Rulebook, Site, Stopped, is_inexact, jumps, value
+from fbp.core import Op, Patch, Rule, Rulebook, Site, Stopped, is_inexact, jumps, value, whole
 from fbp.recompute import Constant, Recall, Replay, Rerun, behind, cheapest, numbers, origins
 
 Slot = int | None  # the place of a value on the tape; None for a value that wants no cotangent
@@ -306,7 +306,7 @@ class Pullback:
         for slot, y_bar in zip(tape.outputs, y_bars, strict=True):
             _accumulate(bars, slot, y_bar)
         for entry in reversed(tape.entries):
-            entry_bars = [None if slot is None else bars.pop(slot, None) for slot in entry.outputs]
+            entry_bars = [None if slot is None else whole(bars.pop(slot, None)) for slot in entry.outputs]
             if all(bar is None for bar in entry_bars):
                 continue
             with source_info_util.user_context(entry.site.source.traceback, name_stack=entry.site.source.name_stack):
@@ -316,7 +316,7 @@ class Pullback:
                     x_bars = _checked(entry, entry.rule.bwd(entry.site, residuals, *entry_bars, **entry.params))
                 for slot, x_bar in zip(entry.inputs, x_bars, strict=True):
                     _accumulate(bars, slot, x_bar)
-        return [bars.get(slot) if needed else None for slot, needed in enumerate(tape.needs)]
+        return [whole(bars.get(slot)) if needed else None for slot, needed in enumerate(tape.needs)]
 
     def only(self, chosen: slice) -> Pullback:
         """The pullback of some of the outputs, without the residuals that only the others would read."""
@@ -353,12 +353,18 @@ def _in_context(mesh: Any) -> contextlib.AbstractContextManager:
 def _accumulate(bars: dict[int, Any], slot: Slot, bar: Any) -> None:
     """Cotangents of a value used twice add up. y = f(x, x)  =>  x_bar = a_bar + b_bar."""
     if slot is not None and bar is not None:
-        if slot in bars and isinstance(kind := jax.typeof(bar), HiType):
-            bar = kind.vspace_add(bars[slot], bar)
-        elif slot in bars:
-            with _in_context(jax.typeof(bar).sharding.mesh):
-                bar = jax.lax.add(bars[slot], bar)
-        bars[slot] = bar
+        bars[slot] = _sum(bars[slot], bar) if slot in bars else bar
+
+
+def _sum(a: Any, b: Any) -> Any:
+    if isinstance(b, Patch):
+        return b.add_to(whole(a))
+    if isinstance(a, Patch):
+        return a.add_to(b)
+    if isinstance(kind := jax.typeof(b), HiType):
+        return kind.vspace_add(a, b)
+    with _in_context(kind.sharding.mesh):
+        return jax.lax.add(a, b)
 
 
 def _checked(entry: Entry, x_bars: Sequence[Any]) -> list[Any]:
@@ -372,7 +378,7 @@ def _checked(entry: Entry, x_bars: Sequence[Any]) -> list[Any]:
     for i, (x_bar, aval, slot) in enumerate(zip(x_bars, avals, entry.inputs, strict=True)):
         if slot is None or x_bar is None or isinstance(aval, HiType):
             continue
-        bar = jax.typeof(x_bar)
+        bar = x_bar.aval if isinstance(x_bar, Patch) else jax.typeof(x_bar)
         if (bar.shape, bar.dtype) != (aval.shape, aval.dtype):
             raise TypeError(
                 f"the rule for {entry.site} returned a cotangent of type {bar.str_short()} for input {i}, which is "

@@ -2,8 +2,8 @@
 
     S = scale Q Kᵀ + bias,   P = exp(S - ℓ),   ℓ = logsumexp S,   y = P V
 
-Kept from the forward pass are y and ℓ, a number for each query. Going back, P is computed again, a block of queries at a
-time (Dao et al. 2022, appendix B.2):
+Kept from the forward pass are y and ℓ, a number for each query. Both ways P is made a block at a time, by the largest score
+so far (Milakov & Gimelshein 2018, algorithm 3), and going back (Dao et al. 2022, appendix B.2):
 
     D = Σ ȳ y,   V̄ = Pᵀ ȳ,   S̄ = P (ȳ Vᵀ - D),   Q̄ = scale S̄ K,   K̄ = scale S̄ᵀ Q,   bias̄ = S̄
 """
@@ -43,9 +43,9 @@ def dot_product_attention(
     result: [batch, queries, heads, v]. Each key head serves heads / key heads queries' heads, which are next to each
     other (grouped queries, Ainslie et al. 2023). bias, and mask, of booleans: broadcastable to [batch, heads, queries, keys].
     scale: 1/√d by default. is_causal: no query sees a key after it. dropout_rate: the probability with which a weight is
-    dropped, if there is a `dropout_rng`. block_size: queries whose scores are in memory at a time, by default as many as
-    the cache of a processor holds. implementation: "blocks" is this file's; "cudnn" is the kernel of an NVIDIA GPU, which
-    is differentiated once only and takes neither bias, mask nor dropout; by default cudnn where it takes these arguments.
+    dropped, if there is a `dropout_rng`. block_size: queries and keys whose scores are in memory at a time, by default as
+    many as are fast. implementation: "blocks" is this file's; "cudnn" is the kernel of an NVIDIA GPU, which is differentiated
+    once only and takes neither bias, mask nor dropout; by default cudnn where it takes these arguments.
 
     The backward pass keeps no weights: memory grows linearly with the number of queries.
 
@@ -100,40 +100,70 @@ def _check(query, key, value, bias, mask):
         raise ValueError(f"dot_product_attention: the mask has dtype {mask.dtype}; give booleans, or a bias.")
 
 
-# What follows is about one key head and the group of query heads that it serves: q [group, queries, d], k [keys, d],
-# v [keys, v], bias and mask [group or 1, queries or 1, keys or 1]. The key heads of the whole batch are taken in turn, as
-# many at a time as is fast. Within a block of queries those of all the group stand in one row after the other, so that
-# every product is one of two matrices.
+# What follows is about one key head and the group of query heads that it serves: q [group, queries, d], k [1, keys, d],
+# v [1, keys, v], bias and mask [group or 1, queries or 1, keys or 1]. The key heads of the whole batch are taken in turn, as
+# many at a time as is fast. Scores are made a block of queries and keys at a time, of which no more than one is in memory;
+# in it the queries of all the group stand in one row after the other, so that every product is one of two matrices.
 
 
 class Block(NamedTuple):
-    """The queries from `start` to `end`, with the keys that they see: those before `seen`."""
+    """The scores of some queries, from `query` on, and some keys, from `key` on."""
 
-    start: int
-    end: int
-    seen: int
+    query: Any
+    key: Any
+    queries: int
+    keys: int
 
-    def of(self, x):
-        """[group, queries, ...] -> [rows, ...], a row for each query of each of the group."""
-        return x[:, self.start : self.end].reshape(-1, *x.shape[2:])
+    def rows(self, x):
+        """[group, queries, features] -> [rows, features], a row for each query of each of the group."""
+        return lax.dynamic_slice_in_dim(x, self.query, self.queries, 1).reshape(-1, x.shape[-1])
+
+    def with_rows(self, x, rows):
+        return lax.dynamic_update_slice_in_dim(x, rows.reshape(len(x), self.queries, -1), self.query, 1)
+
+    def columns(self, x):
+        """[1, keys, features] -> [columns, features]"""
+        return lax.dynamic_slice_in_dim(x[0], self.key, self.keys)
+
+    def with_columns(self, x, columns):
+        return lax.dynamic_update_slice_in_dim(x, columns[None], self.key, 1)
 
     def of_scores(self, x, group):
-        """[rows, seen] of a bias or a mask, which may be the same for all of the group, queries or keys."""
-        x = x if x.shape[1] == 1 else x[:, self.start : self.end]
-        x = x if x.shape[2] == 1 else x[:, :, : self.seen]
-        return jnp.broadcast_to(x, (group, self.end - self.start, self.seen)).reshape(-1, self.seen)
+        """[rows, columns] of a bias or a mask, which may be the same for all of the group, queries or keys."""
+        for axis, start, size in (1, self.query, self.queries), (2, self.key, self.keys):
+            x = x if x.shape[axis] == 1 else lax.dynamic_slice_in_dim(x, start, size, axis)
+        return jnp.broadcast_to(x, (group, self.queries, self.keys)).reshape(-1, self.keys)
 
 
-def _blocks(queries: int, keys: int, rows: int, options: Options) -> list[Block]:
-    """Keys that no query of a block sees are left out; with a bias or a mask none is, as a query whose keys are all masked
-    looks at all of them."""
-    is_causal = options.is_causal and not {"bias", "mask"} & {*options.extras}
-    starts = range(0, queries, rows)
-    ends = [min(start + rows, queries) for start in starts]
-    return [Block(a, b, min(b, keys) if is_causal else keys) for a, b in zip(starts, ends, strict=True)]
+def _over_blocks(step, carry, queries, keys, size, options):
+    """`step(carry, block) -> carry` of all blocks; but those of keys that no query sees are left out. With a bias or a mask
+    none is, as a query whose keys are all masked looks at all of them."""
+    skips = options.is_causal and not {"bias", "mask"} & {*options.extras}
+    sizes = min(size, queries), min(size, keys)
+    starts = [
+        (i, j)
+        for i in range(0, queries, max(1, sizes[0]))
+        for j in range(0, keys, max(1, sizes[1]))
+        if not skips or j < i + sizes[0]
+    ]
+    if len(starts) == 1:
+        return step(carry, Block(0, 0, *sizes))
+    blocks = jnp.array(starts, jnp.int32).reshape(-1, 2)
+    return lax.scan(lambda carry, ij: (step(carry, Block(ij[0], ij[1], *sizes)), None), carry, blocks)[0]
 
 
-def _masked(scores, group, extras, block: Block, options: Options, by_key: bool = False):
+def _padded(x, axis, size):
+    """x with zeros behind, to whole blocks. What does not vary along the axis stays so."""
+    missing = 0 if x.shape[axis] in (0, 1) else -x.shape[axis] % min(size, x.shape[axis])
+    return jnp.pad(x, [(0, missing if i == axis else 0) for i in range(x.ndim)]) if missing else x
+
+
+def _hidden(dtype):
+    """What `jax.nn.dot_product_attention` has in the place of a masked score."""
+    return jnp.asarray(-0.7 * jnp.finfo(dtype).max, dtype)
+
+
+def _masked(scores, group, keys, extras, block: Block, options: Options, by_key: bool = False):
     """scale Q Kᵀ -> scale Q Kᵀ + bias of a block, masked, and where the mask holds, if there is one; or the transposes."""
     ordered = lambda x: x.T if by_key else x
     scores = options.scale * scores
@@ -142,80 +172,109 @@ def _masked(scores, group, extras, block: Block, options: Options, by_key: bool 
     seen = []
     if "mask" in extras:
         seen.append(ordered(block.of_scores(extras["mask"], group)))
+    columns = block.key + jnp.arange(block.keys)
     if options.is_causal:
-        causal = jnp.arange(block.start, block.end)[:, None] >= jnp.arange(block.seen)[None]
+        causal = (block.query + jnp.arange(block.queries))[:, None] >= columns[None]
         seen.append(ordered(jnp.tile(causal, (group, 1))))
-    if seen:  # the number that `jax.nn.dot_product_attention` has in the place of a masked score
-        hidden = jnp.asarray(-0.7 * jnp.finfo(scores.dtype).max, scores.dtype)
-        scores = jnp.where(functools.reduce(jnp.logical_and, seen), scores, hidden)
+    if seen:
+        scores = jnp.where(functools.reduce(jnp.logical_and, seen), scores, _hidden(scores.dtype))
+    if keys % block.keys:  # what was put behind the keys is none
+        scores = jnp.where(ordered(columns[None] < keys), scores, -jnp.inf)
     return scores, functools.reduce(jnp.logical_and, seen) if "mask" in extras else None
 
 
 def _kept(shape, dtype, extras, block: Block, options: Options):
     """What dropout multiplies the weights of a block by: 0, or 1 / (1 - rate)."""
-    is_kept = jax.random.bernoulli(jax.random.fold_in(extras["rng"], block.start), 1 - options.dropout_rate, shape)
+    rng = jax.random.fold_in(jax.random.fold_in(extras["rng"], block.query), block.key)
+    is_kept = jax.random.bernoulli(rng, 1 - options.dropout_rate, shape)
     return jnp.where(is_kept, jnp.asarray(1 / (1 - options.dropout_rate), dtype), 0)
 
 
-def _attend(q, k, v, extras, options, rows):
-    """y and ℓ."""
-    group, queries, _ = q.shape
+def _with_blocks(q_like, k_like, extras, size):
+    """Arrays of queries and of keys, and bias and mask, of whole blocks."""
+    extras = {name: x if name == "rng" else _padded(_padded(x, 1, size), 2, size) for name, x in extras.items()}
+    return [_padded(x, 1, size) for x in q_like], [_padded(x, 1, size) for x in k_like], extras
+
+
+def _attend(q, k, v, extras, options, size):
+    """y, and ℓ as its one feature."""
+    (group, queries, _), keys = q.shape, k.shape[1]
     dtype = at_least_float32(q.dtype)
-    ys, logsumexps = [], []
-    for block in _blocks(queries, len(k), rows, options):
-        scores = jnp.einsum("qd,kd->qk", block.of(q), k[: block.seen], preferred_element_type=dtype)
-        scores, _ = _masked(scores, group, extras, block, options)
-        largest = jnp.max(scores, -1, keepdims=True)
-        weights = jnp.exp(scores - largest)
-        total = jnp.sum(weights, -1, keepdims=True)
+    (q,), (k, v), extras = _with_blocks([q], [k, v], extras, size)
+
+    def step(carry, block):
+        y, largest, total = map(block.rows, carry)
+        scores = jnp.einsum("qd,kd->qk", block.rows(q), block.columns(k), preferred_element_type=dtype)
+        scores, _ = _masked(scores, group, keys, extras, block, options)
+        new = jnp.maximum(largest, jnp.max(scores, -1, keepdims=True))
+        shift = jnp.where(new == -jnp.inf, 0, new)  # of keys that a bias rules out
+        weights, shrunk = jnp.exp(scores - shift), jnp.exp(largest - shift)
+        total = shrunk * total + jnp.sum(weights, -1, keepdims=True)
         if "rng" in extras:
             weights *= _kept(weights.shape, dtype, extras, block, options)
-        y = weights.astype(v.dtype) @ v[: block.seen] / total.astype(v.dtype)
-        ys.append(y.reshape(group, -1, v.shape[-1]))
-        logsumexps.append((largest + jnp.log(total)).reshape(group, -1))
-    return jnp.concatenate(ys, 1), jnp.concatenate(logsumexps, 1)
+        y = shrunk * y + jnp.matmul(weights.astype(v.dtype), block.columns(v), preferred_element_type=dtype)
+        return [block.with_rows(x, rows) for x, rows in zip(carry, (y, new, total), strict=True)]
+
+    zeros = jnp.zeros((*q.shape[:2], v.shape[-1]), dtype), jnp.zeros((*q.shape[:2], 1), dtype)
+    carry = [zeros[0], zeros[1] - jnp.inf, zeros[1]]
+    y, largest, total = (x[:, :queries] for x in _over_blocks(step, carry, queries, keys, size, options))
+    return (y / total).astype(v.dtype), largest + jnp.log(total)
 
 
-def _reverse(q, k, v, extras, y, logsumexp, g, options, rows, bias_needed):
-    """Q̄, K̄, V̄ and the cotangent of the scores.
+def _reverse(q, k, v, y, logsumexp, g, extras, options, size, bias_needed):
+    """Q̄, K̄, V̄ and, if it is needed, the cotangent of the scores.
 
     The scores are [keys, rows] here, so that K̄ and V̄ are products without a transposed factor: on a CPU a third faster."""
-    group, queries, d = q.shape
+    (group, queries, _), keys = q.shape, k.shape[1]
     dtype = logsumexp.dtype
-    q_bars, score_bars = [], []
-    k_bar, v_bar = jnp.zeros_like(k), jnp.zeros_like(v)
-    dots = jnp.sum((g * y).astype(dtype), -1)  # D
-    for block in _blocks(queries, len(k), rows, options):
-        q_rows, g_rows, k_seen, v_seen = block.of(q), block.of(g), k[: block.seen], v[: block.seen]
-        scores = jnp.einsum("kd,qd->kq", k_seen, q_rows, preferred_element_type=dtype)
-        scores, seen = _masked(scores, group, extras, block, options, by_key=True)
-        weights = jnp.exp(scores - block.of(logsumexp)[None])
+    dots = jnp.sum((g * y).astype(dtype), -1, keepdims=True)  # D
+    (q, logsumexp, g, dots), (k, v), extras = _with_blocks([q, logsumexp, g, dots], [k, v], extras, size)
+
+    def step(bars, block):
+        q_bar, k_bar, v_bar, *score_bars = bars
+        q_rows, g_rows, k_columns, v_columns = block.rows(q), block.rows(g), block.columns(k), block.columns(v)
+        scores = jnp.einsum("kd,qd->kq", k_columns, q_rows, preferred_element_type=dtype)
+        scores, seen = _masked(scores, group, keys, extras, block, options, by_key=True)
+        logsumexps = block.rows(logsumexp).T
+        weights = jnp.exp(scores - logsumexps)
         if seen is not None:  # of a query whose keys are all masked ℓ is a number so large that it is not exact
-            weights = jnp.where(jnp.any(seen, 0, keepdims=True), weights, 1 / block.seen)
-        weight_bars = jnp.einsum("kv,qv->kq", v_seen, g_rows, preferred_element_type=dtype)
+            hidden = _hidden(dtype)
+            weights = jnp.where(
+                jnp.abs(logsumexps - hidden) > -1e-3 * hidden, weights, jnp.where(scores > -jnp.inf, 1 / keys, 0)
+            )
+        weight_bars = jnp.einsum("kv,qv->kq", v_columns, g_rows, preferred_element_type=dtype)
         kept_weights = weights
         if "rng" in extras:
             kept = _kept(scores.T.shape, dtype, extras, block, options).T
             weight_bars, kept_weights = kept * weight_bars, kept * weights
-        score_bar = weights * (weight_bars - block.of(dots)[None])
+        score_bar = weights * (weight_bars - block.rows(dots).T)
         if seen is not None:
             score_bar = jnp.where(seen, score_bar, 0)
         if bias_needed:
-            score_bars.append(score_bar.T.reshape(group, -1, block.seen))
+            place = 0, block.query, block.key
+            part = score_bar.T.reshape(group, block.queries, block.keys)
+            score_bars = [lax.dynamic_update_slice(score_bars[0], part, place)]
         score_bar = (options.scale * score_bar).astype(q.dtype)
-        q_bars.append(jnp.einsum("kq,kd->qd", score_bar, k_seen).reshape(group, -1, d))
-        k_bar = k_bar.at[: block.seen].add(score_bar @ q_rows)
-        v_bar = v_bar.at[: block.seen].add(kept_weights.astype(v.dtype) @ g_rows)
-    return jnp.concatenate(q_bars, 1), k_bar, v_bar, jnp.concatenate(score_bars, 1) if bias_needed else None
+        product = functools.partial(jnp.matmul, preferred_element_type=dtype)
+        q_bar = block.with_rows(q_bar, block.rows(q_bar) + product(score_bar.T, k_columns))
+        k_bar = block.with_columns(k_bar, block.columns(k_bar) + product(score_bar, q_rows))
+        v_bar = block.with_columns(v_bar, block.columns(v_bar) + product(kept_weights.astype(v.dtype), g_rows))
+        return [q_bar, k_bar, v_bar, *score_bars]
+
+    bars = [jnp.zeros(x.shape, dtype) for x in (q, k, v)]
+    bars += [jnp.zeros((*q.shape[:2], k.shape[1]), dtype)] if bias_needed else []
+    q_bar, k_bar, v_bar, *score_bars = _over_blocks(step, bars, queries, keys, size, options)
+    bars = q_bar[:, :queries].astype(q.dtype), k_bar[:, :keys].astype(k.dtype), v_bar[:, :keys].astype(v.dtype)
+    return *bars, *(score_bar[:, :queries, :keys] for score_bar in score_bars)
 
 
-def _over_heads(fun, query, key, value, extras, *others, options):
-    """`fun(q, k, v, extras, *others)` of each key head of each example; its results stacked over them. `others` are so
-    already."""
-    batch, queries, heads, _ = query.shape
-    keys, key_heads = key.shape[1:3]
-    rows, chunk = choices.attention(heads // key_heads, queries, keys)
-    fun = functools.partial(fun, options=options, rows=options.block_size or rows)
+def _over_heads(fun, arrays, extras, options):
+    """`fun(*arrays, extras)` of each key head of each example. Arrays are [batch, time, heads, features], as are the results;
+    to `fun` they are [group, time, features]."""
+    query, key = arrays[:2]
+    (batch, queries, heads, _), keys, key_heads = query.shape, key.shape[1], key.shape[2]
+    size, at_once = choices.attention(heads // key_heads, queries, keys, query.shape[3])
+    fun = functools.partial(fun, options=options, size=options.block_size or size)
 
     def of_head(name, x, i):
         if name == "rng":
@@ -223,14 +282,41 @@ def _over_heads(fun, query, key, value, extras, *others, options):
         x = x.reshape(x.shape[0], *((1, 1) if x.shape[1] == 1 else (key_heads, heads // key_heads)), *x.shape[2:])
         return x[i // key_heads if x.shape[0] > 1 else 0, i % key_heads if x.shape[1] > 1 else 0]
 
-    def one(inputs):
-        i, q, (k,), (v,), *others = inputs
-        return fun(q, k, v, {name: of_head(name, x, i) for name, x in extras.items()}, *others)
+    def one(i, *xs):
+        return fun(*xs, {name: of_head(name, x, i) for name, x in extras.items()})
 
-    inputs = jnp.arange(batch * key_heads), *(_cut(x, key_heads) for x in (query, key, value)), *others
-    if chunk >= batch * key_heads:
-        return jax.vmap(lambda *xs: one(xs))(*inputs)
-    return lax.map(one, inputs, batch_size=chunk if chunk > 1 else None)
+    # So many examples, and key heads of each, are taken at a time.
+    examples = _largest_divisor(batch, at_once // key_heads)
+    some = key_heads if at_once >= key_heads else _largest_divisor(key_heads, at_once)
+    parts = key_heads // some
+
+    def part(i):
+        first, first_head = i // parts * examples, i % parts * some
+        numbers = (first + jnp.arange(examples))[:, None] * key_heads + first_head + jnp.arange(some)
+
+        def of_part(x):
+            group = x.shape[2] // key_heads
+            shape = examples, x.shape[1], some * group, x.shape[3]
+            return _cut(lax.dynamic_slice(x, (first, 0, first_head * group, 0), shape), some)
+
+        ys = jax.vmap(one)(numbers.ravel(), *map(of_part, arrays))
+        places = [(first, 0, first_head * y.shape[1], 0) for y in ys]
+        return [(place, _joined(y, some)) for place, y in zip(places, ys, strict=True)]
+
+    if batch <= examples and parts == 1:
+        return [y for _, y in part(0)]
+    ys = [y for _, y in jax.eval_shape(part, 0)]
+    shapes = [(batch, y.shape[1], y.shape[2] * parts, y.shape[3]) for y in ys]
+    return lax.fori_loop(
+        0,
+        batch // examples * parts,
+        lambda i, ys: [lax.dynamic_update_slice(y, new, place) for y, (place, new) in zip(ys, part(i), strict=True)],
+        [jnp.zeros(shape, y.dtype) for shape, y in zip(shapes, ys, strict=True)],
+    )
+
+
+def _largest_divisor(n: int, most: int) -> int:
+    return next((d for d in range(min(n, most), 1, -1) if n % d == 0), min(n, 1))
 
 
 def _cut(x, key_heads):
@@ -240,37 +326,32 @@ def _cut(x, key_heads):
     return x.reshape(batch * key_heads, heads // key_heads, time, features)
 
 
-def _joined(x, shape):
-    """The way back, to [batch, time, heads, features]."""
-    batch, time, _, features = shape
-    key_heads, group = len(x) // max(batch, 1), x.shape[1] if x.ndim == 4 else 1
-    return jnp.moveaxis(x.reshape(batch, key_heads, group, time, features), 3, 1).reshape(shape)
+def _joined(x, key_heads):
+    """The way back."""
+    n, group, time, features = x.shape
+    x = jnp.moveaxis(x.reshape(n // key_heads, key_heads, group, time, features), 3, 1)
+    return x.reshape(n // key_heads, time, key_heads * group, features)
 
 
 def _forward(site, query, key, value, *extras, options):
     named = dict(zip(options.extras, extras, strict=True))
-    y, logsumexp = _over_heads(_attend, query, key, value, named, options=options)
-    y = _joined(y, (*query.shape[:3], value.shape[-1]))
+    y, logsumexp = _over_heads(_attend, (query, key, value), named, options)
     return [y], (query, key, value, named, y, logsumexp)
 
 
 def _backward(site, residuals, g, *, options):
     query, key, value, extras, y, logsumexp = residuals
-    key_heads = key.shape[2]
     bias_needed = "bias" in extras and site.needs[3]
-    others = _cut(y, key_heads), logsumexp, _cut(g, key_heads)
     reverse = functools.partial(_reverse, bias_needed=bias_needed)
-    *bars, score_bar = _over_heads(reverse, query, key, value, extras, *others, options=options)
-    bars = [_joined(bar, x.shape) for bar, x in zip(bars, (query, key, value), strict=True)]
+    q_bar, k_bar, v_bar, *score_bars = _over_heads(reverse, (query, key, value, y, logsumexp, g), extras, options)
     extra_bars: list[Any] = [None] * len(extras)
     if bias_needed:
-        bias = site.avals[3]
-        score_bar = score_bar.reshape(query.shape[0], query.shape[2], query.shape[1], key.shape[1])
-        extra_bars[0] = unbroadcast(score_bar.astype(bias.dtype), bias)
-    return [*bars, *extra_bars]
+        (score_bar,), bias = score_bars, site.avals[3]
+        extra_bars[0] = unbroadcast(jnp.swapaxes(score_bar, 1, 2).astype(bias.dtype), bias)
+    return [q_bar, k_bar, v_bar, *extra_bars]
 
 
 @functools.partial(op, rule=staged(_forward, _backward))
 def attention(query, key, value, *extras, options):
-    y, _ = _over_heads(_attend, query, key, value, dict(zip(options.extras, extras, strict=True)), options=options)
-    return _joined(y, (*query.shape[:3], value.shape[-1]))
+    y, _ = _over_heads(_attend, (query, key, value), dict(zip(options.extras, extras, strict=True)), options)
+    return y

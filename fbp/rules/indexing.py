@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import primitives as p
 
-from fbp.core import Rule, zeros
+from fbp.core import Patch, Rule, zeros
 from fbp.rules.common import explicit_sharding, where
 
 
@@ -24,8 +24,8 @@ def _dynamic_slice_forward(site, x, *starts, **params):
 
 
 def _dynamic_slice_backward(site, starts, g, **_):
-    x_bar = write_at(starts, zeros(site.avals[0]), g)
-    return [x_bar, *[None] * (len(site.avals) - 1)]
+    add_to = lambda x_bar: write_at(starts, x_bar, read_at(starts, x_bar, g.shape) + g)
+    return [Patch(site.avals[0], add_to), *[None] * (len(site.avals) - 1)]
 
 
 def _dynamic_update_slice_forward(site, x, update, *starts):
@@ -35,8 +35,8 @@ def _dynamic_update_slice_forward(site, x, update, *starts):
 def _dynamic_update_slice_backward(site, starts, g):
     """What was overwritten has no influence; what was written has it where it was written."""
     update = site.avals[1]
-    x_bar = write_at(starts, g, zeros(update)) if site.needs[0] else None
     update_bar = read_at(starts, g, update.shape) if site.needs[1] else None
+    x_bar = write_at(starts, g, zeros(update)) if site.needs[0] else None
     return [x_bar, update_bar, *[None] * len(starts)]
 
 
@@ -117,10 +117,10 @@ def _scatter_backward(site, indices, g, **params):
     """y = x, and y[i] = u  =>  x_bar = g but 0 at i, u_bar = g[i]. Of several updates to one place, the one that was
     left there has the cotangent: each is numbered, and the numbers are written as the updates were."""
     updates = site.avals[2]
+    update_bar = read_back(g, indices, updates, **params)
     x_bar = write(lax.scatter, g, indices, zeros(updates), **params) if site.needs[0] else None
     if not site.needs[2]:
         return [x_bar, None, None]
-    update_bar = read_back(g, indices, updates, **params)
     if not params["unique_indices"]:
         numbers = 1 + lax.iota(jnp.int32, max(updates.size, 1))[: updates.size].reshape(updates.shape)
         if sharding := explicit_sharding(updates):

@@ -20,6 +20,7 @@ from jax.extend.core import primitives as p
 
 from fbp import _compat
 from fbp.core import Rule, Stopped, blank, value, zeros
+from fbp.rules import carried
 from fbp.rules.common import split
 from fbp.rules.residuals import Carved, carve, jitted, refill
 from fbp.rules.staging import needed_for, read, run, variables
@@ -59,19 +60,20 @@ class Scanned:
     sizes: tuple[int, int]  # loop constants, carries
     needs: tuple[bool, ...]
     avals: tuple
-    options: tuple[int, bool, int | bool]  # length, reverse, unroll
+    options: tuple[int, bool, int | bool, bool]  # length, reverse, unroll, whether its body has places
 
 
 def _scan_forward(site, *xs, jaxpr, length, reverse, unroll, **params):
     sizes = _compat.scan_counts(params)
-    return _scan(site.vjp, jaxpr, site.needs, sizes, (length, reverse, unroll))(*xs)
+    options = length, reverse, unroll, carried.has_places(jaxpr)
+    return _scan(site.vjp, jaxpr, site.needs, sizes, options)(*xs)
 
 
 @functools.lru_cache(maxsize=4096)
 def _scan(vjp, jaxpr, needs, sizes, options):
     n_consts, n_carry = sizes
     n_ys = len(jaxpr.out_avals)
-    length, reverse, unroll = options
+    length, reverse, unroll, has_places = options
     body = _compat.jaxpr_fun(jaxpr)
 
     def scan(*inputs):
@@ -97,7 +99,8 @@ def _scan(vjp, jaxpr, needs, sizes, options):
             carry, ys, saved = split(run_step(*consts, *carry, *x), n_carry, n_ys - n_carry)
             return carry, (ys, [r for r, same in zip(saved, invariant, strict=True) if not same])
 
-        carry, (ys, saved) = lax.scan(run, init, xs, length=length, reverse=reverse, unroll=unroll)
+        loop = carried.scan if has_places else lax.scan
+        carry, (ys, saved) = loop(run, init, xs, length=length, reverse=reverse, unroll=unroll)
 
         # Known values by place: constants, inputs, outputs, and behind them the invariant residuals.
         first_fixed = n_consts + len(xs) + len(ys)
@@ -131,7 +134,7 @@ def _invariant_outputs(staged, consts, start):
 @jax.jit
 def _reverse_scan(scanned, y_bars):
     n_consts, n_carry = scanned.sizes
-    length, reverse, unroll = scanned.options
+    length, reverse, unroll, has_places = scanned.options
     carry_bars, y_bars = split(y_bars, n_carry)
     const_avals, carry_avals, _ = split(scanned.avals, n_consts, n_carry)
     const_needs, carry_needs, _ = split(scanned.needs, n_consts, n_carry)
@@ -158,7 +161,8 @@ def _reverse_scan(scanned, y_bars):
         return (const_bars, carry_bars), ys
 
     bars = fill([None] * n_consts, const_needs, const_avals), carry_bars
-    (const_bars, carry_bars), (x_bars, *factors) = lax.scan(
+    loop = carried.scan if has_places else lax.scan
+    (const_bars, carry_bars), (x_bars, *factors) = loop(
         step, bars, slices, length=length, reverse=not reverse, unroll=unroll
     )
     if after is not None:

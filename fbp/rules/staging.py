@@ -47,9 +47,14 @@ def read(values: Values, atoms: Sequence[Any]) -> list[Any]:
 def run(eqns: Iterable[JaxprEqn], values: Values) -> None:
     """Applies equations to the values of their variables, and adds those of their results."""
     for eqn in eqns:
-        with _in_place_of(eqn), eqn.ctx.manager:
-            ys = eqn.primitive.bind(*read(values, eqn.invars), **eqn.primitive.get_bind_params(eqn.params))
-        values.update(zip(eqn.outvars, ys if eqn.primitive.multiple_results else [ys], strict=True))
+        values.update(zip(eqn.outvars, apply(eqn, read(values, eqn.invars)), strict=True))
+
+
+def apply(eqn: JaxprEqn, inputs: Sequence[Any]) -> list[Any]:
+    """The results of an equation, of these inputs in the place of its own."""
+    with _in_place_of(eqn), eqn.ctx.manager:
+        ys = eqn.primitive.bind(*inputs, **eqn.primitive.get_bind_params(eqn.params))
+    return list(ys) if eqn.primitive.multiple_results else [ys]
 
 
 def without_calls(jaxpr: Any) -> Callable[..., list]:

@@ -46,6 +46,26 @@ def test_an_infinite_logit_of_an_example_that_does_not_count():
     assert np.isnan(jax.grad(lambda w: textbook(x, w, 0.0, where))(W)).any()
 
 
+@pytest.mark.parametrize("chunk_size", [2, 7])
+def test_classes_that_are_ruled_out(chunk_size):
+    ruled_out = B.at[:4].set(-jnp.inf)  # whole chunks of them
+    labels = jnp.full_like(LABELS, 5)
+    logits = lambda x, w: optax.softmax_cross_entropy_with_integer_labels(x @ w + ruled_out, labels).mean()
+    ours = lambda x, w: ops.linear_cross_entropy(x, w, labels, ruled_out, chunk_size=chunk_size)
+    for a, b in zip(fbp.grad(ours, (0, 1))(X, W), jax.grad(logits, (0, 1))(X, W), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("label", [-1, -7, 7, -8])
+def test_labels_out_of_range_are_taken_as_an_index_is(label):
+    labels = LABELS.at[0, 0].set(label)
+    ours = lambda w: ops.linear_cross_entropy(X, w, labels, chunk_size=3)
+    textbook = lambda w: optax.softmax_cross_entropy_with_integer_labels(X @ w, labels).mean()
+    np.testing.assert_allclose(ours(W), textbook(W), rtol=1e-6)
+    if label in (-1, -7):
+        np.testing.assert_allclose(fbp.grad(ours)(W), jax.grad(textbook)(W), rtol=1e-5, atol=1e-6)
+
+
 def test_no_matrix_of_logits_is_kept_or_made():
     types = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((4096, 8), (8, 5000))]
     labels = jnp.zeros(4096, int)
