@@ -87,6 +87,8 @@ class Rule(NamedTuple):
         None is the zero cotangent, in both directions. An x_bar may be a `Patch`.
     inside: (**params) -> a function of the xs, or None. Where it gives one, the operation is no more than a name for what
         that function does: in a program that is staged, as under `jit`, its operations are recorded in its place.
+    again: (site, xs, ys, **params) -> the first of its results, from the xs and the other results, the ys: for one that, given
+        those, is as soon computed again as kept (see `fbp.recompute`).
 
     A rule need not know about needs, sharing or transformations: forward and reverse are ordinary JAX code, and the
     engine drops what nobody asked for.
@@ -95,6 +97,7 @@ class Rule(NamedTuple):
     fwd: Callable
     bwd: Callable
     inside: Callable[..., Callable | None] = lambda **params: None
+    again: Callable | None = None
 
 
 class Rulebook(Mapping[Primitive, Rule]):
@@ -125,6 +128,11 @@ class Rulebook(Mapping[Primitive, Rule]):
         """The rule in the book, or an op's own, or the one of `otherwise`."""
         rule = primitive.rule_in(self._rules) if isinstance(primitive, Op) else self._rules.get(primitive)
         return rule if rule is not None or self._otherwise is None else self._otherwise(primitive)
+
+    @property
+    def recomputes(self) -> bool:
+        """Whether anything is run again."""
+        return bool(self._run_again)
 
     def is_cheap(self, primitive: Primitive, inner: Iterable[jax.extend.core.Jaxpr]) -> bool:
         """Whether an operation is to be run again rather than its results be kept. A call is as cheap as what is inside."""

@@ -188,6 +188,10 @@ class Record(jax.core.Trace):
         if not isinstance(fwd, Replay) or not fwd.staged.consts:  # what it closes over is not among what it reads
             inner = [fwd.staged.jaxpr] if isinstance(fwd, Replay) else list(jaxprs_in_params(params))
             self.note_rerun(primitive, inner, xs, lambda *xs: _outcome(*fwd(*xs)), _outcome(ys, residuals))
+        if rule.again is not None and self.rules.recomputes and self.can_wait(xs):
+            first, *others = map(value, _listed(ys))
+            run = lambda *values: [rule.again(site, values[: len(xs)], values[len(xs) :], **params)]
+            self.reruns.append(Rerun(run, tuple(map(self.keep, [*xs, *others])), (self.keep(first),)))
         if any(slot is not None for slot in outputs):
             site = site._replace(out_avals=tuple(jax.typeof(y) for y in tracers))
             leaves, tree = jax.tree.flatten(residuals)
@@ -196,13 +200,15 @@ class Record(jax.core.Trace):
             self.entries.append(Entry(rule, site, mesh, params, inputs, outputs, kept, tree))
         return tracers if primitive.multiple_results else tracers[0]
 
+    def can_wait(self, xs) -> bool:
+        """Whether what is computed of these values may be computed again. Not where Python sees the values: nothing is staged
+        there in which it could wait for the backward pass. Nor with explicit sharding, where an operation runs in the
+        context of its mesh."""
+        return any(map(_is_staged, xs)) and not jax.sharding.get_abstract_mesh().explicit_axes
+
     def may_rerun(self, primitive, xs, inner=()) -> bool:
-        """Whether an operation, with these programs inside, is better run again than what it gives is kept. Not where Python
-        sees the values: nothing is staged there in which it could wait for the backward pass. Nor with explicit sharding,
-        where an operation runs in the context of its mesh."""
-        if jax.sharding.get_abstract_mesh().explicit_axes or not any(map(_is_staged, xs)):
-            return False
-        return self.rules.is_cheap(primitive, inner)
+        """Whether an operation, with these programs inside, is better run again than what it gives is kept."""
+        return self.can_wait(xs) and self.rules.is_cheap(primitive, inner)
 
     def note_rerun(self, primitive, inner, xs, run, gives):
         if not inner and jumps(

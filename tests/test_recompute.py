@@ -175,6 +175,19 @@ def test_one_wait_is_enough_for_what_is_computed_again():
     np.testing.assert_allclose(fbp.grad(fun)(W, V[0], X), jax.grad(fun)(W, V[0], X), rtol=1e-5, atol=1e-6)
 
 
+def test_what_a_rule_says_how_to_compute_again_is_not_kept():
+    """Of a batch norm between two convolutions its input and its statistics are, and neither its result nor the relu of it."""
+
+    def fun(w, v, x):
+        y, _, _ = fbp.ops.batch_norm(x @ w)
+        return jnp.sum(jax.nn.relu(y) @ v)
+
+    assert sorted(kept(fun, W, V, X)) == [(1, 8), (1, 8), (8, 8)]
+    assert kept(fun, W, V, X, rules=KEEPING).count((8, 8)) > 1
+    for a, b in zip(fbp.grad(fun, (0, 1))(W, V, X), jax.grad(fun, (0, 1))(W, V, X), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
 def test_the_largest_has_the_cotangent_however_it_is_rounded_when_it_is_computed_again():
     def fun(x):
         y = jnp.exp(jnp.sin(x)) * x + x * x

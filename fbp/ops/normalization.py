@@ -147,15 +147,24 @@ def _normalized(name, x, shape, axes, scale, bias, epsilon, dtype, is_centered=T
 
 def _apply(x, affine, options):
     """y, mean and variance."""
-    x = x.astype(at_least_float32(x.dtype))
-    mean = jnp.mean(x if options.is_centered else jnp.zeros_like(x), options.axes, keepdims=True)
-    var = jnp.mean(jnp.square(x - mean), options.axes, keepdims=True)
-    y = (x - mean) * lax.rsqrt(var + jnp.asarray(options.epsilon, var.dtype))
+    wide = x.astype(at_least_float32(x.dtype))
+    mean = jnp.mean(wide if options.is_centered else jnp.zeros_like(wide), options.axes, keepdims=True)
+    var = jnp.mean(jnp.square(wide - mean), options.axes, keepdims=True)
+    return _given_statistics(x, mean, var, affine, options), mean, var
+
+
+def _given_statistics(x, mean, var, affine, options):
+    y = (x.astype(mean.dtype) - mean) * lax.rsqrt(var + jnp.asarray(options.epsilon, var.dtype))
     if "scale" in affine:
         y *= affine["scale"].astype(y.dtype)
     if "bias" in affine:
         y += affine["bias"].astype(y.dtype)
-    return y.astype(options.dtype), mean, var
+    return y.astype(options.dtype)
+
+
+def _again(site, xs, statistics, *, options):
+    x, *affine = xs
+    return _given_statistics(x, *statistics, dict(zip(options.affine, affine, strict=True)), options)
 
 
 def _forward(site, x, *affine, options):
@@ -203,6 +212,6 @@ def _backward(site, residuals, *y_bars, options):
     ]
 
 
-@functools.partial(op, rule=staged(_forward, _backward))
+@functools.partial(op, rule=staged(_forward, _backward)._replace(again=_again))
 def normalize(x, *affine, options):
     return _apply(x, dict(zip(options.affine, affine, strict=True)), options)
