@@ -188,9 +188,9 @@ class Record(jax.core.Trace):
         if not isinstance(fwd, Replay) or not fwd.staged.consts:  # what it closes over is not among what it reads
             inner = [fwd.staged.jaxpr] if isinstance(fwd, Replay) else list(jaxprs_in_params(params))
             self.note_rerun(primitive, inner, xs, lambda *xs: _outcome(*fwd(*xs)), _outcome(ys, residuals))
-        if rule.again is not None and self.rules.recomputes and self.can_wait(xs):
+        if (again := rule.again) is not None and self.rules.recomputes and self.can_wait(xs):
             first, *others = map(value, _listed(ys))
-            run = lambda *values: [rule.again(site, values[: len(xs)], values[len(xs) :], **params)]
+            run = lambda *values: [again(site, values[: len(xs)], values[len(xs) :], **params)]
             self.reruns.append(Rerun(run, tuple(map(self.keep, [*xs, *others])), (self.keep(first),)))
         if any(slot is not None for slot in outputs):
             site = site._replace(out_avals=tuple(jax.typeof(y) for y in tracers))

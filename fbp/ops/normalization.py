@@ -163,8 +163,8 @@ def _given_statistics(x, mean, var, affine, options):
 
 
 def _again(site, xs, statistics, *, options):
-    x, *affine = xs
-    return _given_statistics(x, *statistics, dict(zip(options.affine, affine, strict=True)), options)
+    (x, *affine), (mean, var) = xs, statistics
+    return _given_statistics(x, mean, var, dict(zip(options.affine, affine, strict=True)), options)
 
 
 def _forward(site, x, *affine, options):

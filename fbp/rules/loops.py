@@ -65,15 +65,15 @@ class Scanned:
 
 def _scan_forward(site, *xs, jaxpr, length, reverse, unroll, **params):
     sizes = _compat.scan_counts(params)
-    options = length, reverse, unroll, carried.has_places(jaxpr)
-    return _scan(site.vjp, jaxpr, site.needs, sizes, options)(*xs)
+    return _scan(site.vjp, jaxpr, site.needs, sizes, (length, reverse, unroll))(*xs)
 
 
 @functools.lru_cache(maxsize=4096)
 def _scan(vjp, jaxpr, needs, sizes, options):
     n_consts, n_carry = sizes
     n_ys = len(jaxpr.out_avals)
-    length, reverse, unroll, has_places = options
+    length, reverse, unroll = options
+    has_places = carried.has_places(jaxpr)
     body = _compat.jaxpr_fun(jaxpr)
 
     def scan(*inputs):
@@ -109,7 +109,8 @@ def _scan(vjp, jaxpr, needs, sizes, options):
         read = {source for source in sources if source is not None}
         once = {i: x for i, x in [*enumerate(consts), *enumerate(fixed, first_fixed)] if i in read}
         stacked = {i: x for i, x in enumerate([*xs, *ys], n_consts) if i in read}
-        residuals = Scanned(saved, once, stacked, carved.tree, sources, sizes, wanted, tuple(jaxpr.in_avals), options)
+        in_avals, how = tuple(jaxpr.in_avals), (*options, has_places)
+        residuals = Scanned(saved, once, stacked, carved.tree, sources, sizes, wanted, in_avals, how)
         return [y if flow else Stopped(y) for y, flow in zip([*carry, *ys], flows, strict=True)], residuals
 
     return jitted(scan)
