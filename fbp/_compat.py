@@ -150,6 +150,11 @@ def varying_axes(aval: Any) -> frozenset:
     return aval.manual_axis_type.varying
 
 
+def reduction(aval: Any) -> dict[str, frozenset]:
+    """The mesh axes along which a value is unreduced, and reduced, in the words of a `PartitionSpec`."""
+    return {"unreduced": aval.manual_axis_type.unreduced, "reduced": aval.manual_axis_type.reduced}
+
+
 def axes_of_vmaps() -> frozenset:
     """The mesh axes that the `vmap`s we are in spread their examples along (`spmd_axis_name`)."""
     return core.get_axis_env().spmd_axis_names
@@ -161,6 +166,7 @@ def _primitive_of(fun: Callable, *xs: Any) -> Any:
 
 # Differentiable primitives that jax.extend.core.primitives does not list.
 all_gather_invariant_p = parallel.all_gather_invariant_p
+all_gather_reduced_p = parallel.all_gather_reduced_p
 call_hi_primitive_p = hijax.call_hi_primitive_p
 empty_ref_p = core.empty_ref_p
 free_ref_p = core.free_ref_p
@@ -171,12 +177,17 @@ linear_call_p = custom_derivatives.linear_call_p
 new_ref_p = core.ref_p
 optimization_barrier_p = _primitive_of(jax.lax.optimization_barrier, 0.0)
 psum_invariant_p = parallel.psum_invariant_p
+preduced_p = parallel.preduced_p
 pure_callback_p = callback.pure_callback_p
 pvary_p = core.pvary_p
 ragged_dot_general_p = lax_internal.ragged_dot_general_p
 reduce_scatter_p = parallel.reduce_scatter_p
+reduced_vary_cast_p = core.reduced_vary_cast_p
 reshard_p = pjit.reshard_p
 shard_map_p = shard_map.shard_map_p
+unreduced_psum_p = parallel.unreduced_psum_p
+unreduced_reduce_scatter_p = parallel.unreduced_reduce_scatter_p
+vary_unreduced_cast_p = parallel.vary_unreduced_cast_p
 
 
 def _program_order() -> Any:

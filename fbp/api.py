@@ -370,7 +370,9 @@ def _bar_dtype(aval: Any) -> Any:
 
 
 def _one_like(y: Any) -> jax.Array:
-    return jax.lax.full_like(y, 1)
+    """The cotangent 1 of a scalar."""
+    sharding = jax.typeof(y).to_ct_aval().sharding
+    return jax.lax.full_like(y, 1, sharding=sharding if sharding.mesh.explicit_axes else None)
 
 
 def _key_paths(tree: Any) -> list[str]:

@@ -400,4 +400,9 @@ def blank(aval: Any) -> Any:
 
 def zeros(aval: Any) -> Any:
     """The zero cotangent of a type, written out; of dtype float0 for integers."""
+    return blank(aval.to_ct_aval())
+
+
+def zero_tangent(aval: Any) -> Any:
+    """The zero tangent of a type, written out. It differs where a value is unreduced: its cotangent is reduced."""
     return blank(aval.to_tangent_aval())

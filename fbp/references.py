@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive, set_current_trace
 
 from fbp import _compat
-from fbp.core import zeros
+from fbp.core import zero_tangent
 
 
 class Reference(jax.core.Tracer):
@@ -46,7 +46,7 @@ def make(trace: jax.core.Trace, primitive: Primitive, args: Sequence[Any], param
     """A new reference to the argument, or to nothing yet."""
     aval = primitive.abstract_eval(*map(jax.typeof, args), **params)[0]
     with set_current_trace(trace):
-        return Reference(trace, aval, *(args or [zeros(aval.inner_aval)]))
+        return Reference(trace, aval, *(args or [zero_tangent(aval.inner_aval)]))
 
 
 def apply(trace: jax.core.Trace, primitive: Primitive, args: Sequence[Any], bind_params: dict[str, Any]) -> Any:

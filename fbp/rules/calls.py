@@ -14,7 +14,7 @@ from jax.custom_derivatives import SymbolicZero
 from jax.extend.core import primitives as p
 
 from fbp import _compat
-from fbp.core import Rule, Stopped, is_inexact, value, zeros
+from fbp.core import Rule, Stopped, is_inexact, value, zero_tangent, zeros
 from fbp.rules.common import split, written_out
 from fbp.rules.residuals import jitted
 
@@ -73,10 +73,10 @@ def _custom_jvp_forward(site, *xs, jvp, symbolic_zeros, **_):
                 t if needed else SymbolicZero(jax.typeof(t)) for t, needed in zip(tangents, site.needs, strict=True)
             ]
         outputs = jvp.call_wrapped(*xs, *tangents)
-        return [zeros(y.aval) if isinstance(y, SymbolicZero) else y for y in outputs]
+        return [zero_tangent(y.aval) if isinstance(y, SymbolicZero) else y for y in outputs]
 
     vjp = site.vjp.with_rules({site.primitive: Rule(_linear_forward, _call_backward)})
-    outputs, pullback = vjp(tangent_map, site.needs, *map(zeros, site.avals))
+    outputs, pullback = vjp(tangent_map, site.needs, *map(zero_tangent, site.avals))
     n = len(outputs) // 2
     ys = [y if isinstance(t, Stopped) else value(y) for y, t in zip(outputs[:n], outputs[n:], strict=True)]
     return ys, pullback.only(slice(n, None))

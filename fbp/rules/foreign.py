@@ -11,7 +11,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad
 
 from fbp import _compat
-from fbp.core import Rule, Stopped, value, zeros
+from fbp.core import Rule, Stopped, value, zero_tangent
 from fbp.rules.common import split
 
 
@@ -43,11 +43,11 @@ def _forward(site, *xs, **params):
             for t, needed, aval in zip(tangents, site.needs, site.avals, strict=True)
         ]
         ys, y_dots = map(_listed, ad.primitive_jvps[site.primitive](xs, tangents, **params))
-        return [*ys, *(zeros(dot.aval) if _compat.is_internal_zero(dot) else dot for dot in y_dots)]
+        return [*ys, *(zero_tangent(dot.aval) if _compat.is_internal_zero(dot) else dot for dot in y_dots)]
 
     vjp = site.vjp.with_rules({site.primitive: Rule(_linear_forward, _linear_backward)})
     # In the place of an input that is not differentiated stands itself: a token, say, has no tangent.
-    dots = [zeros(aval) if needed else x for x, needed, aval in zip(xs, site.needs, site.avals, strict=True)]
+    dots = [zero_tangent(aval) if needed else x for x, needed, aval in zip(xs, site.needs, site.avals, strict=True)]
     outputs, pullback = vjp(tangent_map, site.needs, *dots)
     ys, y_dots = split(outputs, len(outputs) // 2)
     ys = [y if isinstance(dot, Stopped) else value(y) for y, dot in zip(ys, y_dots, strict=True)]

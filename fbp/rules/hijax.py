@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 
 from fbp import _compat
-from fbp.core import Rule, Stopped, value, zeros
+from fbp.core import Rule, Stopped, value, zero_tangent
 from fbp.rules.common import split
 
 
@@ -48,11 +48,11 @@ def _by_tangent_map(site, xs, prim, linear):
         ]
         ys, y_dots = prim.jvp(prim.in_tree.unflatten(xs), prim.in_tree.unflatten(tangents))
         y_dots = prim.out_tree.flatten_up_to(y_dots)
-        y_dots = [zeros(dot.aval) if _compat.is_internal_zero(dot) else dot for dot in y_dots]
+        y_dots = [zero_tangent(dot.aval) if _compat.is_internal_zero(dot) else dot for dot in y_dots]
         return [*prim.out_tree.flatten_up_to(ys), *y_dots]
 
     vjp = site.vjp.with_rules({site.primitive: Rule(functools.partial(_forward, linear=linear), _backward)})
-    outputs, pullback = vjp(tangent_map, site.needs, *map(zeros, site.avals))
+    outputs, pullback = vjp(tangent_map, site.needs, *map(zero_tangent, site.avals))
     ys, y_dots = split(outputs, len(outputs) // 2)
     ys = [y if isinstance(dot, Stopped) else value(y) for y, dot in zip(ys, y_dots, strict=True)]
     return ys, pullback.only(slice(len(ys), None))

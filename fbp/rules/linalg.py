@@ -14,7 +14,7 @@ from jax import lax
 from jax.extend.core import primitives as p
 from jax.lax.linalg import triangular_solve, tridiagonal_solve
 
-from fbp.core import Rule, table, zeros
+from fbp.core import Rule, table, zero_tangent
 
 matmul = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)
 
@@ -172,7 +172,7 @@ def _qr_forward(site, x, *, full_matrices, **params):
     def tangent(x_dot):
         return list(_full_qr_tangent(q, r, x_dot[..., pivots[0]] if pivots else x_dot))
 
-    _, pullback = site.vjp(tangent, site.needs, zeros(site.avals[0]))
+    _, pullback = site.vjp(tangent, site.needs, zero_tangent(site.avals[0]))
     return [q, r, *pivots], pullback
 
 
@@ -249,7 +249,7 @@ def _eig_forward(site, a, *, compute_left_eigenvectors, compute_right_eigenvecto
         right = _eigenvectors_tangent(w, found[-1], a_dot)
         return [entries(_in_basis(found[-1], a_dot)), *left, *([right] if compute_right_eigenvectors else [])]
 
-    _, pullback = site.vjp(tangent, site.needs, zeros(site.avals[0]))
+    _, pullback = site.vjp(tangent, site.needs, zero_tangent(site.avals[0]))
     return [w, *found[: compute_left_eigenvectors + compute_right_eigenvectors]], pullback
 
 

@@ -6,6 +6,9 @@ A value varies along a mesh axis, or it is the same on all devices along it, and
 `check_vma` the types say so, and `pvary`, which makes a value vary, is reversed by a sum. Without, every value inside
 may vary: the cotangent of an output that exists in n copies is given to them in equal parts, and the cotangents of the
 copies of an input are added up.
+
+With explicit sharding a value may also be unreduced, so that what the devices have are terms of it, or reduced, one and the
+same value whose cotangent is to stay unreduced. Each is the cotangent of the other.
 """
 
 import dataclasses
@@ -53,20 +56,26 @@ class Place(NamedTuple):
             return [axis for axis in self.axes if axis in _compat.varying_axes(aval)]
         return [axis for axis in self.axes if axis not in self.mapped]
 
+    def saved_spec(self, aval):
+        """That of a residual, outside: its parts lie along a new first axis."""
+        along = tuple(self.varying(aval))
+        return PartitionSpec(*([along] if along else []), **(_compat.reduction(aval) if self.check_vma else {}))
+
     def divided(self, spec):
         """The axes by which an input or output is divided among the devices."""
-        names = [name for part in spec for name in (part if isinstance(part, tuple) else (part,))]
+        names = [name for part in spec.partitions for name in (part if isinstance(part, tuple) else (part,))]
         return [axis for axis in self.axes if axis in names]
 
     def copied(self, spec):
-        """The other axes: along these it exists in copies."""
-        return [axis for axis in self.axes if axis not in self.mapped and axis not in self.divided(spec)]
+        """The other axes: along these its cotangent exists in copies."""
+        apart = {*self.mapped, *self.divided(spec), *spec.reduced}
+        return [axis for axis in self.axes if axis not in apart]
 
 
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=["saved", "known"],
-    meta_fields=["tree", "sources", "axes", "place", "in_specs", "out_specs"],
+    meta_fields=["tree", "sources", "saved_specs", "place", "in_specs", "out_specs"],
 )
 @dataclasses.dataclass(frozen=True)
 class Sharded:
@@ -76,7 +85,7 @@ class Sharded:
     known: dict[int, Any]  # inputs and outputs that the pullback reads, by place
     tree: Any
     sources: tuple[int | None, ...]
-    axes: tuple[tuple[str, ...], ...]  # along which each of the saved varies
+    saved_specs: tuple
     place: Place
     in_specs: tuple
     out_specs: tuple
@@ -101,22 +110,18 @@ def _shard_map(vjp, jaxpr, needs, place, in_specs, out_specs):
 
     def forward(*xs):
         types, (tree, sources, stops) = place.types(on_a_device, in_specs, *xs)
-        axes = tuple(tuple(place.varying(aval)) for aval in types[len(stops) :])
+        saved_specs = tuple(map(place.saved_spec, types[len(stops) :]))
 
         def run(*xs):
             ys, saved = split(on_a_device(*xs)[0], len(stops))
-            return ys, [lax.expand_dims(r, [0]) if along else r for r, along in zip(saved, axes, strict=True)]
+            return ys, [lax.expand_dims(r, [0]) if s.partitions else r for r, s in zip(saved, saved_specs, strict=True)]
 
-        ys, saved = place.run(run, in_specs, (list(out_specs), _saved_specs(axes)), *xs)
+        ys, saved = place.run(run, in_specs, (list(out_specs), list(saved_specs)), *xs)
         known = {i: [*xs, *ys][i] for i in sorted(i for i in set(sources) if i is not None)}
-        residuals = Sharded(saved, known, tree, sources, axes, place, in_specs, out_specs)
+        residuals = Sharded(saved, known, tree, sources, saved_specs, place, in_specs, out_specs)
         return [Stopped(y) if stop else y for y, stop in zip(ys, stops, strict=True)], residuals
 
     return jax.jit(forward)
-
-
-def _saved_specs(axes):
-    return [PartitionSpec(along) if along else PartitionSpec() for along in axes]
 
 
 @jax.jit
@@ -124,7 +129,7 @@ def _reverse_shard_map(sharded, y_bars):
     place, in_specs, out_specs = sharded.place, sharded.in_specs, sharded.out_specs
 
     def on_a_device(saved, known, y_bars):
-        saved = [lax.squeeze(r, [0]) if along else r for r, along in zip(saved, sharded.axes, strict=True)]
+        saved = [lax.squeeze(r, [0]) if s.partitions else r for r, s in zip(saved, sharded.saved_specs, strict=True)]
         pullback = refill(Carved(saved, sharded.tree, sharded.sources), known)
         if place.check_vma:
             return pullback(*y_bars), None
@@ -140,10 +145,10 @@ def _reverse_shard_map(sharded, y_bars):
         return lax.psum(bar, tuple(place.copied(spec))) if place.copied(spec) else bar
 
     def where_flowing(bars, specs):
-        return [None if bar is None else spec for bar, spec in zip(bars, specs, strict=True)]
+        return [None if bar is None else spec.to_ct_spec() for bar, spec in zip(bars, specs, strict=True)]
 
     known_specs = {i: [*in_specs, *out_specs][i] for i in sharded.known}
-    specs = (_saved_specs(sharded.axes), known_specs, where_flowing(y_bars, out_specs))
+    specs = (list(sharded.saved_specs), known_specs, where_flowing(y_bars, out_specs))
     args = (sharded.saved, sharded.known, y_bars)
     x_bars, _ = place.types(on_a_device, specs, *args)
     return place.run(lambda *args: on_a_device(*args)[0], specs, where_flowing(x_bars, in_specs), *args)
@@ -156,5 +161,19 @@ def _shard_map_backward(site, sharded, *y_bars, **_):
 RULES = {
     _compat.pvary_p: table(lambda g, *, axes: _compat.psum_invariant_p.bind(g, axes=axes)),
     _compat.psum_invariant_p: table(lambda g, *, axes: _compat.pvary_p.bind(g, axes=axes)),
+    _compat.preduced_p: table(lambda g, *, axes: lax.psum(g, axes)),
+    _compat.unreduced_psum_p: table(lambda g, *, axes: lax.pcast(g, axes, to="reduced")),
+    _compat.reduced_vary_cast_p: table(lambda g, *, axes: lax.pcast(g, axes, to="unreduced")),
+    _compat.vary_unreduced_cast_p: table(lambda g, *, axes: lax.pcast(g, axes, to="varying")),
+    _compat.all_gather_reduced_p: table(
+        lambda g, *, axis_name, all_gather_dimension, tiled: lax.psum_scatter(
+            g, axis_name, scatter_dimension=all_gather_dimension, tiled=tiled
+        )
+    ),
+    _compat.unreduced_reduce_scatter_p: table(
+        lambda g, *, axis_name, scatter_dimension, tiled: lax.all_gather(
+            g, axis_name, axis=scatter_dimension, tiled=tiled, to="reduced"
+        )
+    ),
     _compat.shard_map_p: Rule(_shard_map_forward, _shard_map_backward),
 }

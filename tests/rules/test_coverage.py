@@ -28,10 +28,6 @@ REASONS = {
     "not yet: mutable containers of jax.experimental.hijax": [
         "new_box", "box_get", "box_set", "new_log", "log_extend", "log_read",
     ],
-    "not yet: the unreduced values of explicit sharding": [
-        "all_gather_reduced", "preduced", "reduced_vary_cast", "unreduced_psum", "unreduced_reduce_scatter",
-        "vary_unreduced_cast",
-    ],
 }  # fmt: skip
 
 

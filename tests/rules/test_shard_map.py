@@ -48,3 +48,27 @@ def test_a_cotangent_does_not_vary_where_the_output_does_not():
     specs = {"in_specs": (PartitionSpec(), PartitionSpec("x")), "out_specs": PartitionSpec("x")}
     with pytest.raises(ValueError, match=r"unexpected JAX type.*float32\[2\]\{V:x\}, but expected float32\[2\]"):
         jax.shard_map(pulled, mesh=mesh, **specs)(jnp.ones(2), jnp.ones(4))
+
+
+@pytest.mark.parametrize("jit", [lambda fun: fun, jax.jit])
+def test_the_cotangent_of_a_reduced_value_is_unreduced(jit):
+    mesh = jax.make_mesh((2,), ("x",), axis_types=(AxisType.Explicit,))
+    reduced, unreduced = PartitionSpec(reduced={"x"}), PartitionSpec(unreduced={"x"})
+    with jax.set_mesh(mesh):
+        w = jax.device_put(jnp.arange(1.0, 4.0), reduced)
+        x = jax.device_put(jnp.arange(6.0), PartitionSpec("x"))
+
+        @functools.partial(jax.shard_map, out_specs=unreduced)
+        def loss(w, x):
+            return jax.lax.pcast(jnp.sum(jnp.sin(w) * x), "x", to="unreduced")
+
+        w_bar, x_bar = jit(fbp.grad(loss, (0, 1)))(w, x)
+        assert jax.typeof(w_bar).sharding.spec == unreduced.update(partitions=(None,))
+        np.testing.assert_allclose(
+            jax.reshard(w_bar, PartitionSpec()), np.cos([1.0, 2.0, 3.0]) * [3.0, 5.0, 7.0], rtol=1e-6
+        )
+        np.testing.assert_allclose(x_bar, np.tile(np.sin([1.0, 2.0, 3.0]), 2), rtol=1e-6)
+
+        constant = jax.shard_map(lambda w: jnp.sum(jax.lax.stop_gradient(w)), out_specs=reduced)
+        unread = jit(fbp.grad(constant))(w)
+        assert jax.typeof(unread).sharding.spec == unreduced.update(partitions=(None,))

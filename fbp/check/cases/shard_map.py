@@ -50,6 +50,28 @@ def branch(x, w):
     return lax.cond(lax.axis_index("i") == 0, lambda x: jnp.sin(x), lambda x: x * x, x) * jnp.sum(w)
 
 
+def on_explicit_devices(fun, in_specs, out_specs):
+    """The same on a mesh with explicit sharding, where a type may say that a value is reduced, or is to be."""
+
+    @functools.wraps(fun)
+    def wrapped(*xs):
+        devices = jax.devices()[:2]
+        mesh = jax.make_mesh((len(devices),), ("i",), axis_types=(jax.sharding.AxisType.Explicit,), devices=devices)
+        xs = [jax.device_put(x, jax.NamedSharding(mesh, spec)) for x, spec in zip(xs, in_specs, strict=True)]
+        ys = jax.shard_map(fun, mesh=mesh, in_specs=in_specs, out_specs=out_specs)(*xs)
+        return jax.tree.map(lambda y: jax.sharding.reshard(y, jax.NamedSharding(mesh, P())), ys)
+
+    return wrapped
+
+
+def reduction(x, w):
+    """What is the same on all devices, and what is still to be summed over them, by name."""
+    h = jnp.sin(x @ lax.pcast(w, "i", to="reduced"))
+    rows = lax.pcast(lax.all_gather(h, "i", tiled=True, to="reduced"), "i", to="varying")
+    terms = lax.pcast(rows * jnp.sum(h), "i", to="unreduced")
+    return lax.psum(terms, "i"), lax.psum_scatter(terms, "i", tiled=True)
+
+
 # Not in bfloat16, in which the CPU compiler of jax 0.12 aborts at a sum over devices.
 Case = functools.partial(Case, low=False)
 
@@ -86,3 +108,13 @@ for vma in (True, False):
             X,
         ),
     ]
+# JAX cannot map these operations, and a second derivative through device_put would be on two sets of devices in one program.
+CASES.append(
+    Case(
+        "shard_map/reduction",
+        on_explicit_devices(reduction, (P("i"), P()), (P(), P("i"))),
+        XW,
+        mapped=False,
+        second=False,
+    )
+)
