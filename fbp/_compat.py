@@ -97,6 +97,11 @@ def jaxpr_fun(jaxpr: Any) -> Callable[..., list]:
     return lambda *xs: jax.core.eval_jaxpr(jaxpr, (), *xs)
 
 
+def is_inlined(inline: Any) -> bool:
+    """Whether a jitted function is put in the place of its call before XLA sees it. Since jax 0.11 there are five answers."""
+    return getattr(inline, "value", inline) in (True, "jax_early", "jax_late")
+
+
 def jaxpr_in_place(jaxpr: Any) -> Callable[..., list]:
     """The same for a closed one, where all that it does counts as of the line that calls it."""
     open_jaxpr, consts = getattr(jaxpr, "jaxpr", jaxpr), jaxpr.consts

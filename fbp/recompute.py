@@ -135,23 +135,27 @@ class Recall:
             if missing:
                 pending += missing
                 continue
-            given = zip(rerun.gives, rerun.run(*self.read(rerun.reads, bars)), strict=True)
+            xs, is_late = self.read(rerun.reads, bars)
+            given = zip(rerun.gives, rerun.run(*xs), strict=True)
             new = {k: x for k, x in given if not isinstance(k, Constant) and k not in self.known}
             self.known |= new
-            self.late |= {*new}
+            self.late |= {*new} if is_late else set()
         return self.value(k)
 
     def value(self, k):
         return k.value if isinstance(k, Constant) else self.known[k]
 
-    def read(self, reads, bars):
-        """Values to compute with again, not before the cotangents have come: one that waits is enough."""
+    def read(self, reads: Sequence[int | Constant], bars: Sequence[Any]) -> tuple[list[Any], bool]:
+        """Values to compute with again, and whether that waits for the cotangents: one value that does is enough."""
         xs = [self.value(k) for k in reads]
-        if not self.late.intersection(numbers(reads)):
-            i = max(range(len(xs)), key=lambda i: xs[i].size if _is_real(xs[i]) else -1, default=None)
-            if i is not None:
-                xs[i] = self.clock.after(xs[i], bars)
-        return xs
+        if self.late.intersection(numbers(reads)):
+            return xs, True
+        for i in sorted(range(len(xs)), key=lambda i: -getattr(xs[i], "size", 0)):
+            later = self.clock.after(xs[i], bars)
+            if later is not xs[i]:
+                xs[i] = later
+                return xs, True
+        return xs, False
 
 
 class Clock:

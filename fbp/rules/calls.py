@@ -45,7 +45,7 @@ def _jit_backward(site, pullback, *y_bars, **_):
 
 def _jit_inside(*, jaxpr, inline, **_):
     """A function that JAX puts in the place of its call, as most of jax.numpy, is recorded so."""
-    return _compat.jaxpr_in_place(jaxpr) if inline else None
+    return _compat.jaxpr_in_place(jaxpr) if _compat.is_inlined(inline) else None
 
 
 def _call_forward(site, *xs, call_jaxpr, **_):

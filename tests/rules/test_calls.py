@@ -41,12 +41,9 @@ def test_jit_names_and_inlining_are_kept():
 
     inlined = jax.jit(lambda x: x * x, inline=True)
 
-    def calls(fun):
-        eqns = jax.make_jaxpr(fun)(X).eqns
-        return [(eqn.params.get("name", eqn.primitive.name), eqn.params.get("inline")) for eqn in eqns]
-
     model = lambda x: inlined(my_layer(x))
-    assert calls(lambda x: fbp.vjp(model, x)[0]) == calls(model)
+    eqns = jax.make_jaxpr(lambda x: fbp.vjp(model, x)[0])(X).eqns
+    assert [eqn.params.get("name", eqn.primitive.name) for eqn in eqns] == ["my_layer", "mul"]
 
     def backward(x):
         return fbp.grad(lambda x: jnp.sum(inlined(x)))(x)
