@@ -138,7 +138,7 @@ def reshard_bar(g, *, site, concrete_mesh):
 
 def product(g, factor, aval, out_dtype):
     """y = a b  =>  a_bar = g b. The factors of a product in another dtype may be of two."""
-    return g * factor if out_dtype is None else lax.mul(g, factor, out_dtype=aval.dtype)
+    return lax.mul(g, factor, out_dtype=None if out_dtype is None else aval.dtype)
 
 
 RULES = {
