@@ -216,7 +216,8 @@ class Record(jax.core.Trace):
         ):
             return
         if self.may_rerun(primitive, xs, inner):
-            self.reruns.append(Rerun(run, tuple(map(self.keep, xs)), tuple(map(self.keep, gives))))
+            spreads = not inner and max(map(_size, gives), default=0) > max(map(_size, xs), default=0)
+            self.reruns.append(Rerun(run, tuple(map(self.keep, xs)), tuple(map(self.keep, gives)), spreads))
 
     def finish(self) -> tuple[tuple[Entry, ...], tuple[Rerun, ...], list[jax.Array]]:
         """The record and its arrays, which are let go of: what JAX caches of a function traced meanwhile (a jit in it)
@@ -446,6 +447,10 @@ def _inside(primitive: Primitive, rule: Rule | None, params: dict[str, Any], xs:
 
 def _is_staged(x: Any) -> bool:
     return isinstance(x, jax.core.Tracer) and x.to_concrete_value() is None
+
+
+def _size(x: Any) -> int:
+    return getattr(x, "size", 0)
 
 
 def _bytes(x: Any) -> int:

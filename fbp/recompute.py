@@ -24,7 +24,7 @@ from jax import lax
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 
-SMALL = 4096  # a value is small that has so much less than the largest, such as the statistics of channels
+SMALL = 4096  # a value is small that has so much less than all together, such as the statistics of channels
 
 
 class Constant(NamedTuple):
@@ -34,11 +34,13 @@ class Constant(NamedTuple):
 
 
 class Rerun(NamedTuple):
-    """An operation that may be run again: `run(*values)` gives what it left in the forward pass. Values have numbers."""
+    """An operation that may be run again: `run(*values)` gives what it left in the forward pass. Values have numbers. `spreads`
+    says that it only repeats what it reads, and a compiler does so in each place where the result is read."""
 
     run: Callable[..., Sequence[Any]]
     reads: tuple[int | Constant, ...]
     gives: tuple[int | Constant, ...]
+    spreads: bool = False
 
 
 class Replay:
@@ -89,7 +91,7 @@ def cheapest(wanted: Iterable[int], reruns: Sequence[Rerun], size: Callable[[int
     if not places:
         return kept
     sizes = {k: size(k) for k in places}
-    small = max(sizes.values()) // SMALL  # to compute these again would save nothing that counts
+    small = sum(sizes.values()) // SMALL  # to compute these again would save little, and the larger a program, the less
     sizes = {k: n if n > small else 0 for k, n in sizes.items()}
     total = sum(sizes.values())
     unit = max(1, total >> 28)  # the library counts in 32 bits
@@ -135,7 +137,7 @@ class Recall:
             if missing:
                 pending += missing
                 continue
-            xs, is_late = self.read(rerun.reads, bars)
+            xs, is_late = self.read(rerun, bars)
             given = zip(rerun.gives, rerun.run(*xs), strict=True)
             new = {k: x for k, x in given if not isinstance(k, Constant) and k not in self.known}
             self.known |= new
@@ -145,11 +147,12 @@ class Recall:
     def value(self, k):
         return k.value if isinstance(k, Constant) else self.known[k]
 
-    def read(self, reads: Sequence[int | Constant], bars: Sequence[Any]) -> tuple[list[Any], bool]:
+    def read(self, rerun: Rerun, bars: Sequence[Any]) -> tuple[list[Any], bool]:
         """Values to compute with again, and whether that waits for the cotangents: one value that does is enough."""
-        xs = [self.value(k) for k in reads]
-        if self.late.intersection(numbers(reads)):
-            return xs, True
+        xs = [self.value(k) for k in rerun.reads]
+        is_late = bool(self.late.intersection(numbers(rerun.reads)))
+        if is_late or rerun.spreads:
+            return xs, is_late
         for i in sorted(range(len(xs)), key=lambda i: -getattr(xs[i], "size", 0)):
             later = self.clock.after(xs[i], bars)
             if later is not xs[i]:
