@@ -273,4 +273,5 @@ GROWTH: dict[str, tuple[tuple[int, ...], Callable[[int], Program]]] = {
     "length of attention": ((256, 512, 1024, 2048), attention),
     "length of an LSTM": ((32, 64, 128, 256, 512), lstm),
     "classes of the last layer and its loss": ((4096, 8192, 16384, 32768, 65536), linear_cross_entropy),
+    "steps that write to a carried array": ((250, 500, 1000, 2000), drop_in.carried_array),
 }
