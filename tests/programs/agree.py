@@ -32,8 +32,8 @@ def uniform(low: float, high: float, *shape: int, seed: int = 0) -> np.ndarray:
 
 
 def check(program: Program) -> None:
-    """All gradients, with respect to every inexact argument: float64 to 1e-9 of the largest element, float32 to 1e-4. Where
-    JAX's own float32 is further than that from its float64, the latter is what float32 is compared with."""
+    """All gradients, with respect to every inexact argument: float64 to 1e-9 of the largest element, float32 to 1e-4:
+    of JAX's float32, or of its float64, where its float32 is the less exact. (Random numbers are others in each.)"""
     exact = []
     for dtype, tolerance in (("float64", program.tolerance), ("float32", 1e-4)):
         with jax.enable_x64(dtype == "float64"), jax.numpy_dtype_promotion("standard"):
@@ -53,11 +53,10 @@ def check(program: Program) -> None:
 
             ours, theirs = gradients(fbp.grad), gradients(jax.grad)
             exact = exact or theirs
-            is_right = all(relative_error(a, b, exact) <= tolerance for a, b in zip(theirs, exact, strict=True))
-            theirs = theirs if is_right else [x.astype(y.dtype) for x, y in zip(exact, theirs, strict=True)]
-            for a, b in zip(ours, theirs, strict=True):
+            for a, b, c in zip(ours, theirs, exact, strict=True):
                 assert a.dtype == b.dtype and a.shape == b.shape
-                assert relative_error(a, b, theirs) <= tolerance, f"{dtype}: {a} is not {b}"
+                error = min(relative_error(a, b, theirs), relative_error(a, c.astype(b.dtype), exact))
+                assert error <= tolerance, f"{dtype}: {a} is not {b}"
 
 
 def weighted(y):
