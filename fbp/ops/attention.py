@@ -251,7 +251,7 @@ def _reverse(q, k, v, y, logsumexp, g, extras, options, size, bias_needed):
         if seen is not None:
             score_bar = jnp.where(seen, score_bar, 0)
         if bias_needed:
-            place = 0, block.query, block.key
+            place = jnp.zeros_like(block.query), block.query, block.key
             part = score_bar.T.reshape(group, block.queries, block.keys)
             score_bars = [lax.dynamic_update_slice(score_bars[0], part, place)]
         score_bar = (options.scale * score_bar).astype(q.dtype)

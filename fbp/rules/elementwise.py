@@ -17,7 +17,7 @@ def _stopped_forward(site, *xs, **params):
     return Stopped(site.primitive.bind(*xs, **params)), ()
 
 
-# The derivative is zero, or there is none: sign, floor, stop_gradient.
+# The derivative is zero, or there is none: floor, stop_gradient.
 stopped = Rule(_stopped_forward, lambda site, residuals, g, **_: [None] * len(site.avals))
 
 # y = x, for the operations that say something about a value and do not change it.
@@ -42,6 +42,30 @@ def abs_bar(g, x):
     if is_complex(x):
         return as_complex(g) * (lax.conj(x) / as_complex(nonzero(lax.abs(x))))
     return where(x >= 0, g, -g)
+
+
+def _sign_forward(site, x):
+    y = lax.sign(x)
+    return (y, (x, y)) if is_complex(x) and _compat.COMPLEX_SIGN_HAS_DERIVATIVE else (Stopped(y), ())
+
+
+def _sign_backward(site, residuals, g):
+    """y = x / |x|: ẏ = i y Im(ẋ conj y) / |x|  =>  x_bar = i conj(y) Im(g y) / |x|, and 0 at 0."""
+    x, y = residuals
+    turned = lax.imag(g * y) / nonzero(lax.abs(x))
+    return [lax.complex(lax.full_like(turned, 0), turned) * lax.conj(y)]
+
+
+def asinh_slope(x):
+    """1 / √(1 + x²): for a large x as 1 / |x| √(1 + x⁻²), where x² would overflow, and for a complex one as
+    1 / √(1 + ix) √(1 - ix), which has the branch cuts of asinh."""
+    if is_complex(x):
+        a, b = lax.real(x), lax.imag(x)
+        return lax.rsqrt(lax.complex(1 - b, a)) * lax.rsqrt(lax.complex(1 + b, -a))
+    is_large = lax.abs(x) > 1
+    inverse = 1 / where(is_large, x, lax.full_like(x, 1))
+    small = where(is_large, inverse, x)
+    return lax.rsqrt(1 + small * small) * where(is_large, lax.abs(inverse), lax.full_like(x, 1))
 
 
 def quotient_divisor_bar(g, b, y, *, site):
@@ -157,6 +181,7 @@ RULES = {
     p.rem_p: table(lambda g: g,
                    lambda g, a, b: -g * (lax.sign(a / b) * lax.floor(lax.abs(a / b)))),
     p.abs_p: table(abs_bar),
+    p.sign_p: Rule(_sign_forward, _sign_backward),
     # Powers and roots
     p.square_p: table(lambda g, x: g * (2 * x)),
     p.integer_pow_p: table(integer_power_bar),
@@ -168,7 +193,7 @@ RULES = {
     # Exponentials and logarithms
     p.exp_p: table(lambda g, y: g * y),
     p.exp2_p: table(lambda g, y: lax.log(lax.full_like(y, 2)) * (g * y)),
-    p.expm1_p: table(lambda g, y: g * (y + 1)),
+    p.expm1_p: table(lambda g, x: g * lax.exp(x)),  # y + 1 would have lost the digits of a small exp x
     p.log_p: table(lambda g, x: g / x),
     p.log1p_p: table(lambda g, x: g / (1 + x)),
     p.logistic_p: table(lambda g, y: g * (y * (1 - y))),
@@ -184,8 +209,8 @@ RULES = {
     p.sinh_p: table(lambda g, x: g * lax.cosh(x)),
     p.cosh_p: table(lambda g, x: g * lax.sinh(x)),
     p.tanh_p: table(lambda g, y: g * ((1 - y) * (1 + y))),
-    p.asinh_p: table(lambda g, x: g * lax.rsqrt(x * x + 1)),
-    p.acosh_p: table(lambda g, x: g * lax.rsqrt((x - 1) * (x + 1))),
+    p.asinh_p: table(lambda g, x: g * asinh_slope(x)),
+    p.acosh_p: table(lambda g, x: g * (lax.rsqrt(x - 1) * lax.rsqrt(x + 1))),
     p.atanh_p: table(lambda g, x: g / (1 - x) / (1 + x)),
     # Choices
     p.max_p: table(lambda g, a, b: g * share(lax.max, a, b),
@@ -214,7 +239,7 @@ RULES = {
     p.sharding_constraint_p: table(lambda g, *, sharding: lax.with_sharding_constraint(g, sharding)),
     # Without a derivative
     p.nextafter_p: table(lambda g: g, None),
-    **dict.fromkeys([p.stop_gradient_p, p.sign_p, p.floor_p, p.ceil_p, p.round_p, p.bitcast_convert_type_p], stopped),
+    **dict.fromkeys([p.stop_gradient_p, p.floor_p, p.ceil_p, p.round_p, p.bitcast_convert_type_p], stopped),
     # Since jax 0.12
     **_compat.where_known({
         "log2_p": table(lambda g, x: g / (x * lax.log(lax.full_like(x, 2)))),

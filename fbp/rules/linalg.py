@@ -14,6 +14,7 @@ from jax import lax
 from jax.extend.core import primitives as p
 from jax.lax.linalg import triangular_solve, tridiagonal_solve
 
+from fbp import _compat
 from fbp.core import Rule, table, zero_tangent
 
 matmul = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)
@@ -79,12 +80,18 @@ def cholesky(x, **params):
     return jnp.tril(p.cholesky_p.bind(x, **params))
 
 
+def lower_half(x):
+    """Φ x: the lower triangle, and half the diagonal."""
+    return jnp.tril(x) * (1 - eye(x.shape[-1], x) / 2)
+
+
 def cholesky_bar(g, y):
-    """A = L Lᴴ: L̇ = L Φ(L⁻¹ Ȧ L⁻ᴴ)  =>  Ā = L⁻ᵀ Φ(Lᵀ g) conj(L)⁻¹, where Φ takes the lower triangle, and half the diagonal."""
-    inner = matmul(T(y), g)
-    inner = jnp.tril(inner) - diagonal(entries(inner)) / 2
-    left = triangular_solve(y, inner, left_side=True, lower=True, transpose_a=True)
-    return triangular_solve(y, left, left_side=False, lower=True, conjugate_a=True)
+    """A = L Lᴴ: L̇ = L Φ(L⁻¹ Ȧ L⁻ᴴ)  =>  Ā = L⁻ᵀ Φ(Lᵀ g) conj(L)⁻¹.
+
+    L is of the lower triangle of A alone, Ȧ = Φ(Ȧ) + Φ(Ȧ)ᴴ, and so is the cotangent, Φ(Ā + Āᴴ), in JAX since 0.11.2."""
+    left = triangular_solve(y, lower_half(matmul(T(y), g)), left_side=True, lower=True, transpose_a=True)
+    bar = triangular_solve(y, left, left_side=False, lower=True, conjugate_a=True)
+    return lower_half(bar + H(bar)) if _compat.CHOLESKY_READS_A_TRIANGLE else bar
 
 
 # -------------------------------------------------------------------------------------------------------- solves

@@ -88,3 +88,10 @@ def test_a_cotangent_of_a_complex_input_is_jax_s():
     for fun in (lambda x: jnp.real(x * x), lambda x: jnp.abs(x), lambda x: jnp.imag(jnp.conj(x) * jnp.exp(x))):
         assert_same(fun, x)
     np.testing.assert_allclose(fbp.grad(jnp.sin, holomorphic=True)(x), jnp.cos(x), rtol=1e-6)
+
+
+def test_slopes_are_exact_where_their_formulas_would_lose_digits_or_overflow():
+    assert fbp.grad(lax.expm1)(-30.0) == pytest.approx(np.exp(-30.0), rel=1e-5)
+    assert fbp.grad(lax.asinh)(-1e30) == pytest.approx(1e-30, rel=1e-6)
+    assert fbp.grad(lax.acosh)(1e30) == pytest.approx(1e-30, rel=1e-6)
+    assert fbp.grad(lax.asinh)(jnp.inf) == 0 and fbp.grad(fbp.grad(lax.asinh))(0.0) == 0

@@ -77,6 +77,7 @@ DIAGONALS = (normal(5), normal(5), normal(5))
 
 CASES = [
     Case("cholesky", lambda x: linalg.cholesky(hermitian(x), symmetrize_input=False), (positive(4),), complex=True),
+    Case("cholesky/a triangle", lambda x: linalg.cholesky(x, symmetrize_input=False), (positive(4),), complex=True),
     Case("cholesky/batched", linalg.cholesky, (positive(3, 2),)),
     Case("cholesky/one", linalg.cholesky, (positive(1),)),
     Case("triangular_solve/left", solved(left_side=True), AB, complex=True),
