@@ -17,9 +17,15 @@ from fbp import train
 
 
 def translate(
-    model: Translator, tokenizer: Any, state: train.TrainState, pairs: Sequence[Pair], length: int, beams: int
+    model: Translator,
+    tokenizer: Any,
+    state: train.TrainState,
+    pairs: Sequence[Pair],
+    source_length: int,
+    length: int,
+    beams: int,
 ) -> list[str]:
-    """The French, of at most `length` tokens, that beam search finds for the English."""
+    """The French, of at most `length` tokens, that beam search finds for the English (of which `source_length` are read)."""
 
     @jax.jit
     def search(state, source):
@@ -34,7 +40,7 @@ def translate(
 
     sources = [source for source, _ in encode(tokenizer, pairs)]
     order = np.argsort([len(source) for source in sources], kind="stable")  # a batch is done when its longest is
-    rows = np.array([filled(sources[i], length) for i in order])
+    rows = np.array([filled(sources[i], source_length) for i in order])
     found = train.evaluate(search, state, rows, min(len(rows), 100))
     texts = dict(zip(order, tokenizer.decode_batch(found.tolist()), strict=True))
     return [texts[i].strip() for i in range(len(pairs))]

@@ -29,12 +29,14 @@ class Pair(NamedTuple):
     """A sentence and its translation; `place` is the chapter, page or message: what is held out as one.
 
     style: which of several French translators it is by.
+    gloss: a first translation, which a model may see beside the English.
     """
 
     english: str
     french: str
     place: str
     style: int = 0
+    gloss: str = ""
 
 
 class Corpus(NamedTuple):

@@ -37,13 +37,16 @@ Encoded = tuple[list[int], list[int]]
 
 
 def encode(tokenizer: tokenizers.Tokenizer, pairs: Sequence[Pair]) -> list[Encoded]:
-    """Source, which begins with the token of the translator who is wanted, and target, of each pair."""
-    texts = list(
-        dict.fromkeys(text for pair in pairs for text in (pair.english, pair.french))
-    )  # many are in several pairs
+    """Source and target of each pair. The source begins with the token of the translator who is wanted, and has the gloss, if
+    there is one, before the English."""
+    texts = list(dict.fromkeys(text for p in pairs for text in (p.english, p.french, p.gloss)))  # many are in several
     tokens = {text: found.ids for text, found in zip(texts, tokenizer.encode_batch_fast(texts), strict=True)}
     styles = [SPECIAL.index(f"<{pair.style}>") for pair in pairs]
-    return [([s, *tokens[p.english], END], [*tokens[p.french], END]) for s, p in zip(styles, pairs, strict=True)]
+    glosses = [[*tokens[pair.gloss], END] if pair.gloss else [] for pair in pairs]
+    return [
+        ([style, *gloss, *tokens[pair.english], END], [*tokens[pair.french], END])
+        for style, gloss, pair in zip(styles, glosses, pairs, strict=True)
+    ]
 
 
 def filled(tokens: Sequence[int], length: int) -> np.ndarray:
@@ -59,26 +62,29 @@ def shifted(target: jax.Array) -> jax.Array:
 
 
 def bucketed(
-    encoded: Sequence[Encoded], buckets: Sequence[int], batch_tokens: int, seed: int
+    encoded: Sequence[Encoded], buckets: Sequence[int], batch_tokens: int, seed: int, parts: int = 1
 ) -> tuple[train.Batches, int]:
-    """Batches of pairs of similar length, {"source": [pairs, length], "target": ...}, and how many pairs are in them.
+    """Batches of pairs of similar length, {"source": [pairs, parts * length], "target": [pairs, length]}, and how many pairs
+    are in them.
 
-    A pair is in the first of the `buckets` (lengths) that holds it, and `batch_tokens` of its source make a batch: one
+    A pair is in the first of the `buckets` (lengths) that holds it, and `batch_tokens` of its target make a batch: one
     compiled program for each bucket. What is shuffled in each epoch is the order of the batches.
     """
     groups: list[dict[str, np.ndarray]] = []
     used, low = 0, 0
     for length in buckets:
-        pairs = [pair for pair in encoded if low < max(map(len, pair)) <= length]
+        pairs = [(s, t) for s, t in encoded if low < max(-(-len(s) // parts), len(t)) <= length]
         used, low = used + len(pairs), length
         if not pairs:
             continue
         size = batch_tokens // length
         order = np.random.default_rng((seed, length)).permutation(len(pairs))
         order = np.resize(order, (-(-len(pairs) // size), size))  # the last batch is filled up with the first pairs
-        sides = {"source": 0, "target": 1}
-        arrays = {key: np.array([filled(pair[side], length) for pair in pairs]) for key, side in sides.items()}
-        groups += [{key: x[rows] for key, x in arrays.items()} for rows in order]
+        source, target = (
+            np.array([filled(s, parts * length) for s, _ in pairs]),
+            np.array([filled(t, length) for _, t in pairs]),
+        )
+        groups += [{"source": source[rows], "target": target[rows]} for rows in order]
     if not groups:
         raise UserError(f"no pair has up to {buckets[-1]} tokens. Give a larger last one of --buckets.")
     return train.Batches(np.arange(len(groups)), 1, seed, lambda batch, rng: groups[batch[0]]), used

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import pathlib
-from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import sacrebleu  # pyright: ignore[reportMissingImports]
 import tokenizers  # pyright: ignore[reportMissingImports]
 
 from experiments import parallel_texts
-from experiments.decoding import looks, translate
+from experiments.decoding import translate
 from experiments.harness import (
     Config,
     Run,
@@ -30,9 +27,11 @@ from experiments.harness import (
     saved_config,
 )
 from experiments.parallel_texts import Pair
+from experiments.phrase_table import PhraseTable, first_translators, glossed
 from experiments.tokens import bucketed, encode, filled, learn_tokenizer, shifted
+from experiments.translation_report import draw_attention, quality, show
 from experiments.translators import MODELS, PAD, Translator, logits
-from experiments.word_alignment import translation_table, word_by_word
+from experiments.word_alignment import word_by_word
 from fbp import ops, report, train
 
 
@@ -47,8 +46,8 @@ class Translation(Config):
     paraphrases: bool = False
     """Learn from verses of four English and three French translators, with a token for the French one that is wanted."""
     gloss: bool = True
-    """Translate not from the English, but from its words one by one in French, as the baseline gives them (after Niehues et
-    al. 2016, who give both): order, endings and choice are left to learn, which takes less than learning each word."""
+    """Show the model a first translation, put together of the likeliest phrases, before the English (Niehues et al. 2016):
+    order, endings and choice are left to learn, which takes less than learning each word."""
     model: Literal["attention", "recurrent"] = "attention"
     vocabulary: int = 3000
     features: int = 128
@@ -58,7 +57,7 @@ class Translation(Config):
     buckets: tuple[int, ...] = (36, 72)
     """Numbers of tokens to which sentences are filled up; pairs longer than the last are not learnt from."""
     batch_tokens: int = 1024
-    """Of the source in a batch, so that there are more sentences in one of short ones."""
+    """Of the target in a batch, so that there are more sentences in one of short ones."""
     epochs: int = 4
     learning_rate: float = 2e-3
     """The highest of a cosine schedule with warm-up."""
@@ -72,6 +71,14 @@ class Translation(Config):
     """Train nothing, but translate this English sentence by the run of --checkpoint."""
     checkpoint: pathlib.Path | None = None
     """The folder of a run."""
+
+    @property
+    def source_parts(self) -> int:
+        return 1 + self.gloss
+
+    @property
+    def source_length(self) -> int:
+        return self.source_parts * self.buckets[-1]
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -90,20 +97,27 @@ def experiment(config: Translation, run: Run) -> None:
         )
     length = config.buckets[-1]
     at_least(config, seed=0, epochs=1, vocabulary=300, layers=1, heads=1, beams=1, limit=10, batch_tokens=length)
+    if config.gloss and config.paraphrases:
+        raise UserError(
+            "--paraphrases: a gloss is of one translator, whose phrases the others repeat. Give --no-gloss too."
+        )
     if config.translate is not None:
         return translate_one(config.translate, config.checkpoint)
     corpus = parallel_texts.load(config.data, config.data_path, config.paraphrases)
     held = config.limit and config.limit // 10
     learnt, validation, test = corpus.train[: config.limit], corpus.validation[:held], corpus.test[:held]
-    table = table_of(learnt)
-    baseline = [word_by_word(table, pair.english) for pair in test]
-    run.path("table.json").write_text(json.dumps(table))
+    table, phrases = PhraseTable.of(*first_translators(learnt))
+    table.save(run.path("phrases.json.gz"))
     if config.gloss:
-        learnt, validation = glossed(learnt, table), glossed(validation, table)
+        learnt = glossed(learnt, table, phrases)
+        validation, test = glossed(validation, table), glossed(test, table)
+    del phrases
     tokenizer = learn_tokenizer(learnt, config.vocabulary)
     tokenizer.save(str(run.path("tokenizer.json")))
     model = build(config, tokenizer)
-    batches, used = bucketed(encode(tokenizer, learnt), config.buckets, config.batch_tokens, config.seed)
+    batches, used = bucketed(
+        encode(tokenizer, learnt), config.buckets, config.batch_tokens, config.seed, config.source_parts
+    )
     steps = config.epochs * batches.steps_per_epoch
     optimizer = make_optimizer(config, steps)
     policy = train.FLOAT32 if config.precision == "float32" else train.BFLOAT16
@@ -117,17 +131,18 @@ def experiment(config: Translation, run: Run) -> None:
 
     @jax.jit
     def is_right(state, both):
-        source, target = jnp.split(both, 2, 1)
+        source, target = jnp.split(both, [config.source_length], 1)
         features, _ = model.layer.apply(state.params, state.model_state, source, shifted(target))
         return jnp.argmax(logits(state.params, features), -1) == target
 
-    both = np.array([np.concatenate([filled(x, length) for x in pair]) for pair in encode(tokenizer, validation)])
+    sizes = config.source_length, length
+    both = np.array([np.concatenate([*map(filled, pair, sizes)]) for pair in encode(tokenizer, validation)])
 
     def scores(state):
         right = train.evaluate(is_right, state, both, 100)
-        return {"validation_accuracy": float(np.mean(right[both[:, length:] != PAD]))}
+        return {"validation_accuracy": float(np.mean(right[both[:, config.source_length :] != PAD]))}
 
-    state = initial = train.init_state(model.layer, optimizer, jax.random.key(config.seed), *np.split(both[:1], 2, 1))
+    state = initial = train.init_state(model.layer, optimizer, jax.random.key(config.seed), both[:1], both[:1, :length])
     names = report.parameter_names(state.params)
     checkpoints = train.Checkpoints(run.path("checkpoints"))
     if config.resume:
@@ -146,13 +161,15 @@ def experiment(config: Translation, run: Run) -> None:
     )
     checkpoints.close()
 
-    sources = glossed(test, table) if config.gloss else test
-    translated = translate(model, tokenizer, state, sources, length, config.beams)
+    translated = translate(model, tokenizer, state, test, config.source_length, length, config.beams)
     truth = [pair.french for pair in test]
-    metrics = quality(translated, truth) | quality(baseline, truth, "baseline_") | agreement
-    show(run, test, translated, baseline)
+    by_words = [word_by_word(table.by_words, pair.english) for pair in test]
+    by_phrases = [table.translate(pair.english) for pair in test]
+    metrics = quality(translated, truth) | quality(by_words, truth, "baseline_") | agreement
+    metrics |= quality(by_phrases, truth, "baseline_phrases_")
+    show(run, test, translated, by_words, by_phrases)
     draw_training(run, names, "validation_accuracy")
-    draw_attention(run, model, state.params, tokenizer, sources, translated)
+    draw_attention(run, model, state.params, tokenizer, test, translated)
     name_pictures(run)
     for name, value in metrics.items():
         shown = value if isinstance(value, str) else f"{value:.4g}"
@@ -165,7 +182,14 @@ def build(config: Translation, tokenizer) -> Translator:
         raise UserError(
             f"--features {config.features} is no multiple of twice --heads {config.heads}. Change one of them."
         )
-    sizes = tokenizer.get_vocab_size(), config.features, config.layers, config.heads, config.dropout, config.buckets[-1]
+    sizes = (
+        tokenizer.get_vocab_size(),
+        config.features,
+        config.layers,
+        config.heads,
+        config.dropout,
+        config.source_length,
+    )
     return MODELS[config.model](*sizes)
 
 
@@ -190,49 +214,9 @@ def translate_one(sentence: str, folder: pathlib.Path | None) -> None:
         )
     state = checkpoints.restore(state)
     pairs = [Pair(sentence, "", "")]
-    pairs = glossed(pairs, json.loads((folder / "table.json").read_text())) if config.gloss else pairs
-    (french,) = translate(model, tokenizer, state, pairs, config.buckets[-1], config.beams)
+    pairs = glossed(pairs, PhraseTable.load(folder / "phrases.json.gz")) if config.gloss else pairs
+    (french,) = translate(model, tokenizer, state, pairs, config.source_length, config.buckets[-1], config.beams)
     console.print(french, markup=False, soft_wrap=True)
-
-
-def table_of(learnt: Sequence[Pair]) -> dict[str, str]:
-    """The likeliest French of each word, by one English sentence, the first, for each French one."""
-    english = {pair.french: pair.english for pair in reversed(learnt) if pair.style == 0}
-    return translation_table(list(english.values()), list(english))
-
-
-def glossed(pairs: Sequence[Pair], table: Mapping[str, str]) -> list[Pair]:
-    return [pair._replace(english=word_by_word(table, pair.english)) for pair in pairs]
-
-
-def quality(translated: Sequence[str], truth: Sequence[str], prefix: str = "") -> dict[str, Any]:
-    """BLEU (Papineni et al. 2002) and chrF (Popović 2015), with the signatures that say how they were computed (Post 2018)."""
-    metrics = {}
-    for name, metric in {"bleu": sacrebleu.BLEU(), "chrf": sacrebleu.CHRF()}.items():
-        metrics[prefix + name] = float(metric.corpus_score(list(translated), [list(truth)]).score)
-        if not prefix:
-            metrics[f"{name}_signature"] = str(metric.get_signature())
-    return metrics
-
-
-def show(run: Run, test: Sequence[Pair], translated: Sequence[str], baseline: Sequence[str]) -> None:
-    """All translations in a file, and four of them on the terminal."""
-    titles = "English", "French, by a person", "French, by the model", "French, word by word"
-    rows = [(p.english, p.french, *said) for p, *said in zip(test, translated, baseline, strict=True)]
-    texts = ["\n".join(f"{title}: {text}" for title, text in zip(titles, row, strict=True)) for row in rows]
-    run.path("translations.txt").write_text("\n\n".join(texts) + "\n")
-    console.print("\n\n".join(texts[:: max(1, len(texts) // 4)][:4]), markup=False, soft_wrap=True)
-
-
-def draw_attention(run: Run, model: Translator, params, tokenizer, test: Sequence[Pair], translated) -> None:
-    """Where the model looks as it writes, for two test sentences of about ten words."""
-    chosen = sorted(range(len(test)), key=lambda i: abs(len(test[i].english.split()) - 10))[:2]
-    name = lambda token: tokenizer.decode([token]) or tokenizer.id_to_token(token)
-    maps = [
-        (looks(model, params, source, target), [*map(name, target)], [*map(name, source)])
-        for source, target in encode(tokenizer, [test[i]._replace(french=translated[i]) for i in chosen])
-    ]
-    report.attention_maps(run.path("attention.png"), maps, "where the model looks for each token that it writes")
 
 
 if __name__ == "__main__":

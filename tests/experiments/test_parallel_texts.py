@@ -10,7 +10,6 @@ import pytest
 from experiments import parallel_texts
 from experiments.harness import UserError
 from experiments.parallel_texts import Pair, split
-from experiments.word_alignment import translation_table, word_by_word, words
 
 
 @pytest.fixture
@@ -133,21 +132,3 @@ def test_a_data_set_of_the_hub_is_read_if_it_is_there_and_never_fetched(monkeypa
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(UserError, match="pip install datasets"):
         list(parallel_texts.hub(None))
-
-
-def test_em_finds_which_word_is_which():
-    english = ["the house", "the book", "a book", "the blue house"]
-    french = ["la maison", "la livre", "un livre", "la maison bleue"]  # with one gender less, for the articles
-    table = translation_table(english, french, 20)
-    assert table == {"the": "la", "house": "maison", "book": "livre", "a": "un", "blue": "bleue"}
-    assert word_by_word(table, "The house, the Ark.") == "La maison, la Ark."
-
-
-def test_two_steps_of_em_by_hand():
-    # First a word has equal shares of NULL and of all that is there, so a: x 1/2 + 1/3, y 1/3; b: x 1/3, y 1/3.
-    # Then t(x|a) = 5/7 = t(x|NULL), t(y|a) = 2/7, t(x|b) = t(y|b) = 1/2, and b has more of y (7/15) than of x (7/27).
-    assert translation_table(["a", "a b"], ["x", "x y"], 2) == {"a": "x", "b": "y"}
-
-
-def test_words_keep_their_apostrophe():
-    assert words("L'homme, qu'il") == ["L'", "homme", ",", "qu'", "il"]

@@ -14,7 +14,8 @@ from experiments import translation
 from experiments.harness import main
 from experiments.parallel_texts import Pair
 from experiments.tokens import bucketed, encode, filled, learn_tokenizer, shifted
-from experiments.translation import PRESETS, Translation, experiment, glossed, quality, table_of
+from experiments.translation import PRESETS, Translation, experiment
+from experiments.translation_report import quality
 from experiments.translators import END, PAD, START
 from fbp import train
 
@@ -84,7 +85,7 @@ def test_a_sentence_is_translated_by_a_trained_model_and_nothing_is_written(whol
 
 
 def test_a_run_without_a_checkpoint_translates_nothing(whole, tmp_path, capsys):
-    for name in ("config.json", "table.json", "tokenizer.json"):
+    for name in ("config.json", "phrases.json.gz", "tokenizer.json"):
         shutil.copy(whole / name, tmp_path)
     with pytest.raises(SystemExit, match="1"):
         run("--translate", "one", "--checkpoint", tmp_path)
@@ -99,6 +100,10 @@ def test_a_run_without_a_checkpoint_translates_nothing(whole, tmp_path, capsys):
         (["--features", 12, "--heads", 4], "--features 12 is no multiple of twice --heads 4"),
         (["--buckets", 4, "--features", 16], "no pair has up to 4 tokens. Give a larger last one of --buckets."),
         (["--buckets", 72, 36], "--buckets (72, 36) are not rising numbers of tokens"),
+        (
+            ["--paraphrases"],
+            "--paraphrases: a gloss is of one translator, whose phrases the others repeat. Give --no-gloss too.",
+        ),
         (["--beams", 0], "--beams 0 (at least 1)"),
     ],
 )
@@ -132,15 +137,15 @@ def test_the_decoder_sees_what_is_before():
     assert filled([5, 6, END], 4).tolist() == [5, 6, END, PAD] and filled([5, 6, END], 2).tolist() == [5, 6]
 
 
-def test_a_gloss_is_word_by_word_and_its_table_of_the_first_translators():
-    learnt = [
-        Pair("a house", "une maison", ""),
-        Pair("this home", "une maison", ""),
-        Pair("a house", "ein Haus", "", 1),
-    ]
-    table = table_of([*learnt, Pair("house", "maison", "")])
-    assert table == {"a": "une", "house": "maison"}
-    assert glossed([Pair("A house, a home", "x", "1", 2)], table) == [Pair("Une maison, une home", "x", "1", 2)]
+def test_a_gloss_comes_before_the_english():
+    pairs = [Pair("a house", "une maison", "", 0, "un logis")] * 3
+    tokenizer = learn_tokenizer(pairs, 300)
+    _, *source = encode(tokenizer, pairs)[0][0]
+    middle = source.index(END)
+    assert [tokenizer.decode(part).strip() for part in (source[:middle], source[middle:])] == ["un logis", "a house"]
+    batches, _ = bucketed(encode(tokenizer, pairs), (8, 16), 32, seed=0, parts=2)
+    batch = next(batches.from_step(0))
+    assert batch["source"].shape == (4, 16) and batch["target"].shape == (4, 8)
 
 
 def test_quality_is_that_of_sacrebleu():
