@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +35,7 @@ def dot_product_attention(
     dropout_rate: float = 0.0,
     dropout_rng: jax.Array | None = None,
     block_size: int | None = None,
-    implementation: Literal["blocks", "cudnn"] | None = None,
+    implementation: choices.AttentionImplementation | None = None,
 ) -> jax.Array:
     """softmax(scale Q Kᵀ + bias) V, where the mask holds (Vaswani et al. 2017, eq. 1); as `jax.nn.dot_product_attention`.
 
@@ -61,15 +61,19 @@ def dot_product_attention(
     rng = dropout_rng if dropout_rate else None
     extras = {"bias": bias, "mask": mask, "rng": rng}
     given = {name: x for name, x in extras.items() if x is not None}
-    refused = [*given, *(["block_size"] if block_size else [])]
-    if implementation == "cudnn" and refused:
-        raise ValueError(f"dot_product_attention: implementation='cudnn' takes no {', '.join(refused)}. Leave one out.")
-    if implementation == "cudnn" or (
-        not refused and implementation is None and choices.is_for_cudnn(query, key, value)
-    ):
-        # It has a derivative of its own, which keeps y and ℓ, too.
+    asked = ["dropout_rate" if name == "rng" else name for name in given] + ["block_size"] * bool(block_size)
+    refused = {"cudnn": asked, "xla": [name for name in asked if name not in ("bias", "mask")], "blocks": []}
+    if implementation and refused[implementation]:
+        raise ValueError(
+            f"dot_product_attention: implementation={implementation!r} takes no {', '.join(refused[implementation])}. Leave "
+            "one out."
+        )
+    chosen = implementation or choices.attention_implementation(query, key, value, refused)
+    if chosen == "cudnn":  # it has a derivative of its own, which keeps y and ℓ, too
         return jax.nn.dot_product_attention(query, key, value, scale=scale, is_causal=is_causal, implementation="cudnn")
     options = Options(tuple(given), scale, is_causal, dropout_rate if rng is not None else 0.0, block_size)
+    if chosen == "xla":
+        return _at_once(query, key, value, given, options)
     return attention(query, key, value, *given.values(), options=options)
 
 
@@ -98,6 +102,25 @@ def _check(query, key, value, bias, mask):
             raise ValueError(f"dot_product_attention: {name} {x.shape} does not broadcast to {full}.")
     if mask is not None and mask.dtype != bool:
         raise ValueError(f"dot_product_attention: the mask has dtype {mask.dtype}; give booleans, or a bias.")
+
+
+def _at_once(query, key, value, extras, options):
+    """All scores in memory, and the gradient of the program: h is a key head, and g one of the query heads that it serves."""
+    (batch, queries, heads, _), (keys, key_heads) = query.shape, key.shape[1:3]
+    dtype = at_least_float32(query.dtype)
+    heads_in_groups = key_heads, heads // key_heads
+    grouped = lambda x: x.reshape(x.shape[0], *((1, 1) if x.shape[1] == 1 else heads_in_groups), *x.shape[2:])
+    q = query.reshape(batch, queries, *heads_in_groups, query.shape[-1])
+    scores = options.scale * jnp.einsum("bqhgd,bkhd->bhgqk", q, key, preferred_element_type=dtype)
+    if "bias" in extras:
+        scores += grouped(extras["bias"]).astype(dtype)
+    seen = [grouped(extras["mask"])] if "mask" in extras else []
+    seen += [jnp.tri(queries, keys, dtype=bool)] if options.is_causal else []
+    if seen:  # in full, before it is applied: else XLA keeps the masked scores, too
+        seen = jnp.broadcast_to(functools.reduce(jnp.logical_and, seen), scores.shape)
+        scores = jnp.where(seen, scores, _hidden(dtype))
+    weights = jax.nn.softmax(scores).astype(value.dtype)
+    return jnp.einsum("bhgqk,bkhv->bqhgv", weights, value).reshape(batch, queries, heads, value.shape[-1])
 
 
 # What follows is about one key head and the group of query heads that it serves: q [group, queries, d], k [1, keys, d],

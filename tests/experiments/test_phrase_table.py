@@ -8,7 +8,14 @@ from experiments.phrase_table import PhraseTable, first_translators, glossed, ph
 from experiments.word_alignment import NULL_SHARE, SHARPNESS, _diagonal, align, word_by_word, words
 
 ENGLISH = ["the house", "the book", "a book", "a house", "blue", "the house is blue"]
-FRENCH = ["la maison", "la livre", "un livre", "un maison", "bleue", "la maison est bleue"]  # with one gender less, for the articles
+FRENCH = [
+    "la maison",
+    "la livre",
+    "un livre",
+    "un maison",
+    "bleue",
+    "la maison est bleue",
+]  # with one gender less, for the articles
 
 
 def test_em_finds_which_word_is_which():

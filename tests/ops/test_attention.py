@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -107,7 +109,7 @@ def test_transformed_it_is_still_the_operation():
     batch = [jnp.stack([x, 2 * x]) for x in arguments()]
     both = lambda grad: lambda *args: jnp.sum(jax.vmap(lambda *xs: jnp.sum(grad(f)(*xs) ** 2))(*args))
     assert_close(jax.jit(fbp.grad(both(fbp.grad)))(*batch), jax.jit(jax.grad(both(jax.grad)))(*batch))
-    _, pullback = fbp.vjp(jax.vmap(ops.dot_product_attention), *batch)
+    _, pullback = fbp.vjp(jax.vmap(functools.partial(ops.dot_product_attention, implementation="blocks")), *batch)
     assert (2, 2, 7, 4, 7) not in {leaf.shape for leaf in jax.tree.leaves(pullback)}
     assert len(jax.tree.leaves(pullback)) == 5  # query, key, value, y, ℓ
 
@@ -125,6 +127,18 @@ def test_transformed_it_is_still_the_operation():
 def test_what_does_not_go_together_is_said(change, says):
     with pytest.raises(ValueError, match=says):
         ops.dot_product_attention(*change(*arguments()))
+
+
+def test_short_sequences_are_attended_to_at_once_and_every_choice_can_be_forced():
+    def primitives(**options):
+        return str(jax.make_jaxpr(functools.partial(ops.dot_product_attention, **options))(*arguments()))
+
+    assert (" attention[" in primitives(), " attention[" in primitives(implementation="blocks")) == (False, True)
+    assert (
+        primitives(implementation="xla") == primitives() != primitives(dropout_rate=0.1, dropout_rng=jax.random.key(0))
+    )
+    with pytest.raises(ValueError, match="implementation='xla' takes no block_size"):
+        ops.dot_product_attention(*arguments(), block_size=2, implementation="xla")
 
 
 def test_cudnn_takes_no_mask_dropout_or_block_size():

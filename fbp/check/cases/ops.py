@@ -54,6 +54,7 @@ def of_lstm(x, kernel, recurrent_kernel, bias, c, h):
 
 CASES = [
     Case("attention", attend, (normal(*QUERY), normal(2, 5, 4, 3), normal(2, 5, 4, 6)), ulps=32, low=False),
+    Case("attention/at once", ops.dot_product_attention, (normal(*QUERY), normal(*KEY), normal(*KEY)), ulps=32, low=False),
     Case("attention/causal", functools.partial(attend, is_causal=True), (normal(*QUERY), normal(*KEY), normal(*KEY)), ulps=32, low=False),
     Case("attention/masked", of_bias, (normal(*QUERY), normal(*KEY), normal(*KEY), normal(1, 4, 7, 7)), ulps=32, low=False),
     Case("attention/dropout", dropped, (normal(*QUERY), normal(*KEY), normal(*KEY)), ulps=32, low=False, mapped=False),
