@@ -8,7 +8,7 @@
 |----------------------|----------------------------------|--------------|---------------|-------------------------------------|
 | layer_norm, rms_norm | [positions, features]            | features     | features      | Ba et al. 2016, eq. 4; Zhang &      |
 |                      |                                  |              |               | Sennrich 2019, eq. 4 (with μ = 0)   |
-| batch_norm           | [positions, features]            | positions    | features      | Ioffe & Szegedy 2015, alg. 1        |
+| batch_norm           | [..., features]                  | other axes   | features      | Ioffe & Szegedy 2015, alg. 1        |
 | group_norm           | [batch, space, groups, features] | space and    | groups and    | Wu & He 2018, eq. 7; with a group   |
 |                      |                                  | features     | features      | for each feature Ulyanov et al. 2016|
 
@@ -85,7 +85,8 @@ def batch_norm(
     >>> y.round(3).tolist(), mean.tolist(), var.tolist()
     ([[-1.0, -1.0], [1.0, 1.0]], [3.0, 4.0], [4.0, 1.0])
     """
-    y, mean, var = _normalized("batch_norm", x, (-1, x.shape[-1]), (0,), scale, bias, epsilon, dtype)
+    axes = tuple(range(x.ndim - 1))  # as they are: XLA takes sums over all but the last axis faster than over one long one
+    y, mean, var = _normalized("batch_norm", x, x.shape, axes, scale, bias, epsilon, dtype)
     return y, mean.ravel(), var.ravel()
 
 
@@ -116,7 +117,7 @@ def group_norm(
     # An axis of length one at the end would keep XLA from taking several features at a time.
     groups = (features,) if num_groups == features else (num_groups, features // num_groups)
     axes = (1,) if num_groups == features else (1, 3)
-    return _normalized("group_norm", x, (len(x), -1, *groups), axes, scale, bias, epsilon, dtype)[0]
+    return _normalized("group_norm", x, (len(x), -1, *groups), axes, scale, bias, epsilon, dtype, len(groups))[0]
 
 
 class Options(NamedTuple):
@@ -129,7 +130,7 @@ class Options(NamedTuple):
     chunk_size: int  # how much of the first axis the backward pass takes at a time
 
 
-def _normalized(name, x, shape, axes, scale, bias, epsilon, dtype, is_centered=True):
+def _normalized(name, x, shape, axes, scale, bias, epsilon, dtype, affine_ndim=1, is_centered=True):
     """y, mean and variance of x seen as of this shape, in which -1 stands for what is left."""
     affine = {key: p for key, p in {"scale": scale, "bias": bias}.items() if p is not None}
     for key, p in affine.items():
@@ -137,10 +138,10 @@ def _normalized(name, x, shape, axes, scale, bias, epsilon, dtype, is_centered=T
             raise ValueError(f"{name}: {key} must be {x.shape[-1:]}, a number for each feature, but is {p.shape}.")
     rest = x.size // max(math.prod(n for n in shape if n != -1), 1)
     shape = [rest if n == -1 else n for n in shape]
-    features = shape[2:] or shape[1:]
+    features = shape[len(shape) - affine_ndim :]
     dtype = jnp.dtype(dtype or x.dtype)
     chunk_size = choices.normalization(tuple(shape), axes)
-    options = Options(tuple(affine), axes, len(features), epsilon, is_centered, dtype, chunk_size)
+    options = Options(tuple(affine), axes, affine_ndim, epsilon, is_centered, dtype, chunk_size)
     y, mean, var = normalize(x.reshape(shape), *(p.reshape(features) for p in affine.values()), options=options)
     return y.reshape(x.shape), mean, var
 
