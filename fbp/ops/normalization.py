@@ -85,7 +85,7 @@ def batch_norm(
     >>> y.round(3).tolist(), mean.tolist(), var.tolist()
     ([[-1.0, -1.0], [1.0, 1.0]], [3.0, 4.0], [4.0, 1.0])
     """
-    axes = tuple(range(x.ndim - 1))  # as they are: XLA takes sums over all but the last axis faster than over one long one
+    axes = tuple(range(x.ndim - 1))  # as they are: XLA's sums over them are faster than over one long axis
     y, mean, var = _normalized("batch_norm", x, x.shape, axes, scale, bias, epsilon, dtype)
     return y, mean.ravel(), var.ravel()
 
