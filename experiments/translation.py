@@ -38,7 +38,7 @@ from fbp import ops, report, train
 @dataclasses.dataclass(frozen=True)
 class Translation(Config):
     preset: Literal["default", "full", "large"] = "default"
-    """Sizes for ten minutes or two hours of two cores, or for minutes of a GPU."""
+    """Sizes for ten minutes of two cores or an hour of one, or for minutes of a GPU."""
     data: Literal["verses", "gettext", "libreoffice", "hub"] = "verses"
     """Bible verses, messages of programs, the pages of LibreOffice's help, or a data set of Hugging Face's `datasets`."""
     data_path: str | None = None
@@ -82,7 +82,9 @@ class Translation(Config):
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "full": {"features": 192, "layers": 3, "vocabulary": 4000, "dropout": 0.2, "epochs": 24},
+    "full": {
+        "features": 192, "heads": 6, "vocabulary": 4000, "dropout": 0.15, "batch_tokens": 1440, "epochs": 7,
+    },
     "large": {
         "paraphrases": True, "gloss": False, "features": 512, "layers": 4, "heads": 8, "vocabulary": 8000, "epochs": 2,
         "buckets": (48, 96), "batch_tokens": 12_288, "learning_rate": 1e-3, "precision": "bfloat16",
