@@ -117,12 +117,12 @@ def confusion_matrix(path: Path, truth: np.ndarray, predicted: np.ndarray, names
 
 
 def attention_maps(path: Path, maps: Sequence[tuple[np.ndarray, Sequence[str], Sequence[str]]], title: str) -> None:
-    """What each token that was written (rows) looked at (columns): (weights [rows, columns], rows, columns), side by side."""
-    width, height = sum(1 + 0.27 * len(columns) for _, _, columns in maps), 0.25 * max(len(rows) for _, rows, _ in maps)
-    figure = _figure(0.9 + width, 0.9 + height)
-    ratios = [len(columns) for _, _, columns in maps]
-    grid = figure.subplots(1, len(maps), squeeze=False, width_ratios=ratios)
-    for axes, (weights, rows, columns) in zip(grid[0], maps, strict=True):
+    """What each token that was written (rows) looked at (columns): (weights [rows, columns], rows, columns) of each, one below
+    the other."""
+    heights = [0.9 + 0.25 * len(rows) for _, rows, _ in maps]
+    figure = _figure(1.9 + 0.27 * max(len(columns) for _, _, columns in maps), 0.4 + sum(heights))
+    grid = figure.subplots(len(maps), 1, squeeze=False, height_ratios=heights)
+    for axes, (weights, rows, columns) in zip(grid[:, 0], maps, strict=True):
         axes.imshow(weights, cmap="Blues", vmin=0, aspect="auto", interpolation="nearest")
         axes.set_xticks(range(len(columns)), columns, rotation=90, fontsize=8)
         axes.set_yticks(range(len(rows)), rows, fontsize=8)
