@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "engine": {"_compat", "core", "recompute", "references"},
     "rules": {"_compat", "core"},
     "api": {"_compat", "core", "engine", "rules"},
-    "ops": {"core", "rules"},
+    "ops": {"core", "recompute", "rules"},
     "nn": {"core", "api", "ops"},
     "check": {"_compat", "core", "api", "rules", "ops", "nn"},
     "report": {"core", "api", "check"},

@@ -32,6 +32,7 @@ from jax.typing import DTypeLike
 
 from fbp.core import op
 from fbp.ops.common import at_least_float32, over_chunks, staged
+from fbp.recompute import Clock
 from fbp.rules import choices
 from fbp.rules.common import written_out
 
@@ -191,6 +192,7 @@ def _backward(site, residuals, *y_bars, options):
 
     def step(affine_bars, inputs):
         x, mean, var, g, mean_bar, var_bar = inputs
+        x = Clock().after(x, [g])  # else the compiler would find x - μ in the forward pass, and keep that, too
         g = g.astype(dtype)
         rstd = lax.rsqrt(var + jnp.asarray(options.epsilon, dtype))
         x_hat = rstd * (x.astype(dtype) - mean if options.is_centered else x.astype(dtype))
