@@ -26,7 +26,7 @@ def align(english: Sequence[Sequence[str]], french: Sequence[Sequence[str]], ite
         t(f | e) ∝ Σ_sentences Σ_(places i, j of e, f) δ(i | j) t(f | e) / Σ_i' δ(i' | j) t(f | e_i')
         δ(i | j) ∝ exp(-SHARPNESS |i / m - j / n|) in a sentence of m English and n French words; NULL_SHARE of NULL
 
-    by expectation maximization from a uniform t (Dyer et al. 2013, eqs. 1 and 2).
+    by expectation maximization from a uniform t (Dyer et al. 2013, section 2).
     """
     e_ids = {word: i for i, word in enumerate(dict.fromkeys([NULL, *(w for words in english for w in words)]))}
     f_ids = {word: i for i, word in enumerate(dict.fromkeys(w for words in french for w in words))}
