@@ -189,10 +189,12 @@ def _backward(site, residuals, *y_bars, options):
     # β̄ and mean(γ g) are sums of what g is, summed over the axes that they have in common.
     over = tuple(range(x.ndim - options.affine_ndim))
     common = tuple(axis for axis in options.axes if axis in over)
+    in_chunks = len(x) > options.chunk_size
 
     def step(affine_bars, inputs):
         x, mean, var, g, mean_bar, var_bar = inputs
-        x = Clock().after(x, [g])  # else the compiler would find x - μ in the forward pass, and keep that, too
+        if not in_chunks:  # else the compiler would find x - μ in the forward pass, and keep that, too
+            x = Clock().after(x, [g])
         g = g.astype(dtype)
         rstd = lax.rsqrt(var + jnp.asarray(options.epsilon, dtype))
         x_hat = rstd * (x.astype(dtype) - mean if options.is_centered else x.astype(dtype))
