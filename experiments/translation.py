@@ -74,6 +74,7 @@ class Translation(Config):
 
     @property
     def source_parts(self) -> int:
+        """How many texts a source has: the gloss and the English."""
         return 1 + self.gloss
 
     @property
@@ -110,9 +111,11 @@ def experiment(config: Translation, run: Run) -> None:
     learnt, validation, test = corpus.train[: config.limit], corpus.validation[:held], corpus.test[:held]
     table, phrases = PhraseTable.of(*first_translators(learnt))
     table.save(run.path("phrases.json.gz"))
+    by_words = [word_by_word(table.by_words, pair.english) for pair in test]
+    glossed_test = glossed(test, table)
+    by_phrases = [pair.gloss for pair in glossed_test]
     if config.gloss:
-        learnt = glossed(learnt, table, phrases)
-        validation, test = glossed(validation, table), glossed(test, table)
+        learnt, validation, test = glossed(learnt, table, phrases), glossed(validation, table), glossed_test
     del phrases
     tokenizer = learn_tokenizer(learnt, config.vocabulary)
     tokenizer.save(str(run.path("tokenizer.json")))
@@ -165,8 +168,6 @@ def experiment(config: Translation, run: Run) -> None:
 
     translated = translate(model, tokenizer, state, test, config.source_length, length, config.beams)
     truth = [pair.french for pair in test]
-    by_words = [word_by_word(table.by_words, pair.english) for pair in test]
-    by_phrases = [table.translate(pair.english) for pair in test]
     metrics = quality(translated, truth) | quality(by_words, truth, "baseline_") | agreement
     metrics |= quality(by_phrases, truth, "baseline_phrases_")
     show(run, test, translated, by_words, by_phrases)

@@ -195,7 +195,7 @@ unreduced_reduce_scatter_p = parallel.unreduced_reduce_scatter_p
 vary_unreduced_cast_p = parallel.vary_unreduced_cast_p
 
 
-COMPLEX_SIGN_HAS_DERIVATIVE = hasattr(lax_internal, "_sign_jvp_rule")  # since 0.12
+COMPLEX_SIGN_HAS_DERIVATIVE = hasattr(lax_internal, "_sign_jvp_rule")  # not in 0.10
 CHOLESKY_READS_A_TRIANGLE = jax.__version_info__ >= (0, 11, 2)  # so that the other one's cotangent is zero
 
 

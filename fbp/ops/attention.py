@@ -104,13 +104,18 @@ def _check(query, key, value, bias, mask):
         raise ValueError(f"dot_product_attention: the mask has dtype {mask.dtype}; give booleans, or a bias.")
 
 
+def _by_key_head(x, key_heads, group):
+    """[batch or 1, heads or 1, ...] of a bias or a mask -> [batch or 1, key heads or 1, group or 1, ...]"""
+    return x.reshape(x.shape[0], *((1, 1) if x.shape[1] == 1 else (key_heads, group)), *x.shape[2:])
+
+
 def _at_once(query, key, value, extras, options):
     """All scores in memory, and the gradient of the program: h is a key head, and g one of the query heads that it serves."""
     (batch, queries, heads, _), (keys, key_heads) = query.shape, key.shape[1:3]
     dtype = at_least_float32(query.dtype)
-    heads_in_groups = key_heads, heads // key_heads
-    grouped = lambda x: x.reshape(x.shape[0], *((1, 1) if x.shape[1] == 1 else heads_in_groups), *x.shape[2:])
-    q = query.reshape(batch, queries, *heads_in_groups, query.shape[-1])
+    group = heads // key_heads
+    grouped = lambda x: _by_key_head(x, key_heads, group)
+    q = query.reshape(batch, queries, key_heads, group, query.shape[-1])
     scores = options.scale * jnp.einsum("bqhgd,bkhd->bhgqk", q, key, preferred_element_type=dtype)
     if "bias" in extras:
         scores += grouped(extras["bias"]).astype(dtype)
@@ -302,7 +307,7 @@ def _over_heads(fun, arrays, extras, options):
     def of_head(name, x, i):
         if name == "rng":
             return jax.random.fold_in(x, i)
-        x = x.reshape(x.shape[0], *((1, 1) if x.shape[1] == 1 else (key_heads, heads // key_heads)), *x.shape[2:])
+        x = _by_key_head(x, key_heads, heads // key_heads)
         return x[i // key_heads if x.shape[0] > 1 else 0, i % key_heads if x.shape[1] > 1 else 0]
 
     def one(i, *xs):

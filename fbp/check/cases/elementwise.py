@@ -41,7 +41,7 @@ def real_of(fun):
 
 
 def acosh(z):
-    """For JAX, whose derivative of `lax.acosh` had the wrong sign in half of the plane before 0.12."""
+    """For JAX, whose derivative of `lax.acosh` has the wrong sign in half of the plane in 0.10.2."""
     return jnp.log(z + jnp.sqrt(z - 1) * jnp.sqrt(z + 1))
 
 
