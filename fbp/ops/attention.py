@@ -104,28 +104,22 @@ def _check(query, key, value, bias, mask):
         raise ValueError(f"dot_product_attention: the mask has dtype {mask.dtype}; give booleans, or a bias.")
 
 
-def _by_key_head(x, key_heads, group):
-    """[batch or 1, heads or 1, ...] of a bias or a mask -> [batch or 1, key heads or 1, group or 1, ...]"""
-    return x.reshape(x.shape[0], *((1, 1) if x.shape[1] == 1 else (key_heads, group)), *x.shape[2:])
-
-
 def _at_once(query, key, value, extras, options):
-    """All scores in memory, and the gradient of the program: h is a key head, and g one of the query heads that it serves."""
-    (batch, queries, heads, _), (keys, key_heads) = query.shape, key.shape[1:3]
-    dtype = at_least_float32(query.dtype)
-    group = heads // key_heads
-    grouped = lambda x: _by_key_head(x, key_heads, group)
-    q = query.reshape(batch, queries, key_heads, group, query.shape[-1])
-    scores = options.scale * jnp.einsum("bqhgd,bkhd->bhgqk", q, key, preferred_element_type=dtype)
+    """All scores in memory, and the gradient of the program. Each query head has a key head of its own, a copy if it shares
+    one: so no axis of the scores is moved, which are much larger than the keys."""
+    group, dtype = query.shape[2] // key.shape[2], at_least_float32(query.dtype)
+    if group > 1:
+        key, value = jnp.repeat(key, group, 2), jnp.repeat(value, group, 2)
+    scores = options.scale * jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=dtype)
     if "bias" in extras:
-        scores += grouped(extras["bias"]).astype(dtype)
-    seen = [grouped(extras["mask"])] if "mask" in extras else []
-    seen += [jnp.tri(queries, keys, dtype=bool)] if options.is_causal else []
+        scores += extras["bias"].astype(dtype)
+    seen = [extras["mask"]] if "mask" in extras else []
+    seen += [jnp.tri(*scores.shape[2:], dtype=bool)] if options.is_causal else []
     if seen:  # in full, before it is applied: else XLA keeps the masked scores, too
         seen = jnp.broadcast_to(functools.reduce(jnp.logical_and, seen), scores.shape)
         scores = jnp.where(seen, scores, _hidden(dtype))
     weights = jax.nn.softmax(scores).astype(value.dtype)
-    return jnp.einsum("bhgqk,bkhv->bqhgv", weights, value).reshape(batch, queries, heads, value.shape[-1])
+    return jnp.einsum("bhqk,bkhv->bqhv", weights, value)
 
 
 # What follows is about one key head and the group of query heads that it serves: q [group, queries, d], k [1, keys, d],
@@ -307,7 +301,8 @@ def _over_heads(fun, arrays, extras, options):
     def of_head(name, x, i):
         if name == "rng":
             return jax.random.fold_in(x, i)
-        x = _by_key_head(x, key_heads, heads // key_heads)
+        by_key_head = (1, 1) if x.shape[1] == 1 else (key_heads, heads // key_heads)
+        x = x.reshape(x.shape[0], *by_key_head, *x.shape[2:])
         return x[i // key_heads if x.shape[0] > 1 else 0, i % key_heads if x.shape[1] > 1 else 0]
 
     def one(i, *xs):

@@ -186,9 +186,18 @@ def _backward(site, residuals, *y_bars, options):
     affine = dict(zip(options.affine, zip(affine_needed, site.avals[1:], strict=True), strict=True))
     dtype, n = var.dtype, max(1, math.prod(x.shape[axis] for axis in options.axes))
     gamma = jnp.ones((), dtype) if scale is None else scale.astype(dtype)
-    # β̄ and mean(γ g) are sums of what g is, summed over the axes that they have in common.
+    # β̄ and mean(γ g) are sums of what g is, summed over the axes that they have in common. What is left of those of the mean
+    # are features, over which it is a product with γ.
     over = tuple(range(x.ndim - options.affine_ndim))
     common = tuple(axis for axis in options.axes if axis in over)
+    of_features = x.ndim - 1 in options.axes
+
+    def mean_of(s):
+        if not of_features:
+            return gamma * s / n
+        total = jnp.sum(s, -1) if scale is None else jnp.vecdot(s, gamma, precision=lax.Precision.HIGHEST)
+        return total[..., None] / n
+
     in_chunks = len(x) > options.chunk_size
 
     def step(affine_bars, inputs):
@@ -202,7 +211,6 @@ def _backward(site, residuals, *y_bars, options):
         affine_bars = {name: bar + jnp.sum(sums[name], over) for name, bar in affine_bars.items()}
         if not x_needed:
             return affine_bars, None
-        mean_of = lambda s: jnp.sum(gamma * s, options.axes, keepdims=True) / n
         x_bar = gamma * g - x_hat * (mean_of(sums["scale"]) - 2 / n * var_bar / (rstd * rstd))
         if options.is_centered:
             x_bar -= mean_of(sums["bias"]) - mean_bar / (n * rstd)

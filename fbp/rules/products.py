@@ -8,43 +8,49 @@ from jax.extend.core import primitives as p
 
 from fbp import _compat
 from fbp.core import table
+from fbp.rules import choices
 from fbp.rules.common import explicit_sharding, swapped_precision
 
 
-def dot_bars(g, other, aval, dimension_numbers, swapped, options):
+def dot_bar(g, other, aval, dimension_numbers, is_right, g_first, precision, preferred_element_type):
     """y = a · b, contracted over some axes, side by side over others (batch)  =>  a_bar = g · b over b's free axes.
 
     The axes of y are: batch, free in a, free in b. The product of g and b has batch, free in a, contracted as in b; a
-    transposition brings them to where they are in a. For b, the same with the roles swapped, and a as the left factor:
-    W_bar = xᵀ g comes out in the layout of W.
+    transposition brings them to where they are in a. For b (`is_right`) it is the same with the roles changed: b_bar is
+    the transpose of gᵀ a or, without `g_first`, aᵀ g, which comes out in the layout of b.
     """
     (contracted, contracted_other), (batch, batch_other) = dimension_numbers
     n_batch = len(batch)
     free = [i for i in range(aval.ndim) if i not in contracted and i not in batch]
     free_other = [i for i in range(other.ndim) if i not in contracted_other and i not in batch_other]
-    first = n_batch + (0 if swapped else len(free))  # where in g the other's free axes are
+    first = n_batch + (0 if is_right else len(free))  # where in g the other's free axes are
+    factors, precisions = (g, other), (precision, swapped_precision(precision))
     over = list(range(first, first + len(free_other))), free_other
     side_by_side = list(range(n_batch)), list(batch_other)
     contracted_in_order = [contracted[i] for i in np.argsort(contracted_other, kind="stable")]
-    axes = [*batch, *contracted_in_order, *free] if swapped else [*batch, *free, *contracted_in_order]
-    options["out_sharding"] = explicit_sharding(aval, axes)
-    if swapped:
-        product = lax.dot_general(other, g, ((over[1], over[0]), (side_by_side[1], side_by_side[0])), **options)
-    else:
-        product = lax.dot_general(g, other, (over, side_by_side), **options)
+    axes = [*batch, *free, *contracted_in_order]
+    if not g_first:
+        factors, precisions, over, side_by_side = factors[::-1], precisions[::-1], over[::-1], side_by_side[::-1]
+        axes = [*batch, *contracted_in_order, *free]
+    product = lax.dot_general(
+        *factors,
+        (over, side_by_side),
+        precision=precisions[0],
+        preferred_element_type=preferred_element_type,
+        out_sharding=explicit_sharding(aval, axes),
+    )
     return lax.convert_element_type(lax.transpose(product, np.argsort(axes)), aval.dtype)
 
 
 def dot_left_bar(g, b, *, site, dimension_numbers, precision, preferred_element_type):
-    options = {"precision": precision, "preferred_element_type": preferred_element_type}
-    return dot_bars(g, b, site.avals[0], dimension_numbers, False, options)
+    return dot_bar(g, b, site.avals[0], dimension_numbers, False, True, precision, preferred_element_type)
 
 
 def dot_right_bar(g, a, *, site, dimension_numbers, precision, preferred_element_type):
-    options = {"precision": swapped_precision(precision), "preferred_element_type": preferred_element_type}
     (contracted_a, contracted_b), (batch_a, batch_b) = dimension_numbers
-    swapped_numbers = (contracted_b, contracted_a), (batch_b, batch_a)
-    return dot_bars(g, a, site.avals[1], swapped_numbers, True, options)
+    numbers, g_first = ((contracted_b, contracted_a), (batch_b, batch_a)), choices.takes_cotangent_first(g, a)
+    precision = swapped_precision(precision)
+    return dot_bar(g, a, site.avals[1], numbers, True, g_first, precision, preferred_element_type)
 
 
 def _ragged_axes(site, numbers):
