@@ -45,19 +45,23 @@ def at_least_float32(dtype: Any) -> Any:
     return dtype if is_wide else jnp.float32
 
 
-def over_chunks(step: Callable, carry: Any, arrays: Any, chunk_size: int) -> tuple[Any, Any]:
+def over_chunks(step: Callable, carry: Any, arrays: Any, chunk_size: int, *, reverse: bool = False) -> tuple[Any, Any]:
     """`lax.scan` of `step` over chunks of the first axis; the last one, if it is smaller, is taken by itself."""
     n = len(jax.tree.leaves(arrays)[0])
-    whole = n // chunk_size * chunk_size
     if n <= chunk_size:
         return step(carry, arrays)
+    whole = n // chunk_size * chunk_size
     chunks = jax.tree.map(lambda x: x[:whole].reshape(whole // chunk_size, chunk_size, *x.shape[1:]), arrays)
-    carry, ys = lax.scan(step, carry, chunks)
-    ys = jax.tree.map(lambda y: y.reshape(whole, *y.shape[2:]), ys)
-    if whole < n:
-        carry, last = step(carry, jax.tree.map(lambda x: x[whole:], arrays))
-        ys = jax.tree.map(lambda y, z: jnp.concatenate([y, z]), ys, last)
-    return carry, ys
+    last = jax.tree.map(lambda x: x[whole:], arrays)
+    if whole == n:
+        carry, ys = lax.scan(step, carry, chunks, reverse=reverse)
+        return carry, jax.tree.map(lambda y: y.reshape(n, *y.shape[2:]), ys)
+    if reverse:
+        carry, end = step(carry, last)
+    carry, ys = lax.scan(step, carry, chunks, reverse=reverse)
+    if not reverse:
+        carry, end = step(carry, last)
+    return carry, jax.tree.map(lambda y, z: jnp.concatenate([y.reshape(whole, *y.shape[2:]), z]), ys, end)
 
 
 def _anywhere(site: Site) -> Site:

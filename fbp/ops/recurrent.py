@@ -3,7 +3,7 @@
     p_t = x_t W + h_{t-1} U + b,   s_t = step(p_t, s_{t-1}),   h_t the first of the states s_t
 
 Going back, the loop computes the cotangents δ_t = p̄_t and writes them down; the rest is one product each after it
-(Werbos 1990; Appleyard et al. 2016):
+(Werbos 1990; Appleyard et al. 2016), or after every so many steps, while these are in the cache:
 
     δ_t = step's pullback of s̄_t,   h̄_{t-1} += δ_t Uᵀ,   W̄ = Σ x_tᵀ δ_t,   Ū = Σ h_{t-1}ᵀ δ_t,   b̄ = Σ δ_t,   x̄ = δ Wᵀ
 
@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from fbp.core import op
-from fbp.ops.common import at_least_float32, staged
+from fbp.ops.common import at_least_float32, over_chunks, staged
 from fbp.rules import choices
 from fbp.rules.common import written_out
 
@@ -131,13 +131,15 @@ def _over_time(name, x, kernel, recurrent_kernel, bias, states, reverse, unroll)
     flat = lambda z, *lead: z.reshape(*lead, math.prod(batch), z.shape[-1])
     blank = jnp.zeros((math.prod(batch), features), x.dtype)
     run = recurrent if choices.recurrent(name) else recurrent.call
+    chunk_size = choices.recurrent_steps(len(x), 4 * math.prod(batch) * cell.blocks * features)
+    projects_first = choices.projects_before_loop(chunk_size < len(x))
     hs, *states = run(
         flat(x, len(x)),
         kernel,
         recurrent_kernel,
         jnp.zeros(shapes["bias"], x.dtype) if bias is None else bias,
         *(blank if s is None else flat(s) for s in states),
-        options=Options(name, reverse, unroll, choices.projects_before_loop()),
+        options=Options(name, reverse, unroll, chunk_size, projects_first),
     )
     return [hs.reshape(len(x), *batch, features), *(s.reshape(*batch, features) for s in states)]
 
@@ -208,7 +210,8 @@ class Options(NamedTuple):
     cell: str
     reverse: bool
     unroll: int
-    projects_first: bool  # whether x W of all steps is one product before the loop
+    chunk_size: int  # how many steps there are between the products of all of them
+    projects_first: bool  # whether x W is one of these
 
 
 def _blocks(p, features):
@@ -231,8 +234,11 @@ def _run(x, kernel, recurrent_kernel, bias, states, options, keep=False):
         kept = [g.astype(x.dtype) for g in gates], *states[1:]
         return after, (after[0], kept if keep else ())
 
-    xs = product(x, kernel) if options.projects_first else x
-    states, (hs, kept) = lax.scan(step, list(states), xs, reverse=options.reverse, unroll=options.unroll)
+    def some_steps(states, x):
+        xs = product(x, kernel) if options.projects_first else x
+        return lax.scan(step, states, xs, reverse=options.reverse, unroll=options.unroll)
+
+    states, (hs, kept) = over_chunks(some_steps, list(states), x, options.chunk_size, reverse=options.reverse)
     return [hs, *states], kept
 
 
@@ -271,27 +277,35 @@ def _backward(site, residuals, h_bars, *state_bars, options):
         bars = [h_bar if direct is None else h_bar + direct, *bars]
         return ([before[i] for i in cell.after], bars), jnp.split(delta, [only_h, cell.of_h * features], 1)
 
-    state_bars = [x.astype(wide) for x in written_out(state_bars, site.out_avals[1:])]
-    carry = [s.astype(wide) for s in after], state_bars
-    inputs = gates, [hs_before, *others], h_bars
-    (_, state_bars), deltas = lax.scan(step, carry, inputs, reverse=not options.reverse, unroll=options.unroll)
-
+    x_needed, kernel_needed, recurrent_needed, bias_needed, *_ = site.needs
     over_steps = lambda x, deltas: jnp.concatenate(
         [jnp.einsum("tbi,tbj->ij", x, delta, preferred_element_type=wide) for delta in deltas], 1
     )
-    x_needed, kernel_needed, recurrent_needed, bias_needed, *_ = site.needs
-    x_bar = None
-    if x_needed:
-        shared = deltas[1].shape[-1]
-        x_bar = product(deltas[1], kernel[:, :shared].T) + product(deltas[2], kernel[:, shared:].T)
-    bars = [
-        x_bar,
-        over_steps(x, deltas[1:]) if kernel_needed else None,
-        over_steps(hs_before, deltas[:2]) if recurrent_needed else None,
-        jnp.concatenate([jnp.sum(delta, (0, 1), dtype=wide) for delta in deltas]) if bias_needed else None,
-        *state_bars,
-    ]
-    return [None if bar is None else bar.astype(dtype) for bar in bars]
+
+    def some_steps(carry, inputs):
+        states, sums = carry
+        x, *inputs = inputs
+        states, deltas = lax.scan(step, states, inputs, reverse=not options.reverse, unroll=options.unroll)
+        new = [
+            over_steps(x, deltas[1:]) if kernel_needed else None,
+            over_steps(inputs[1][0], deltas[:2]) if recurrent_needed else None,
+            jnp.concatenate([jnp.sum(delta, (0, 1), dtype=wide) for delta in deltas]) if bias_needed else None,
+        ]
+        x_bar, shared = None, deltas[1].shape[-1]
+        if x_needed:
+            x_bar = product(deltas[1], kernel[:, :shared].T) + product(deltas[2], kernel[:, shared:].T)
+            x_bar = x_bar.astype(dtype)
+        return (states, jax.tree.map(jnp.add, sums, new)), x_bar
+
+    zeros = lambda aval, needed: jnp.zeros(aval.shape, wide) if needed else None
+    sums = [*map(zeros, site.avals[1:4], site.needs[1:4])]
+    state_bars = [x.astype(wide) for x in written_out(state_bars, site.out_avals[1:])]
+    carry = ([s.astype(wide) for s in after], state_bars), sums
+    inputs = x, gates, [hs_before, *others], h_bars
+    ((_, state_bars), sums), x_bar = over_chunks(
+        some_steps, carry, inputs, options.chunk_size, reverse=not options.reverse
+    )
+    return [None if bar is None else bar.astype(dtype) for bar in (x_bar, *sums, *state_bars)]
 
 
 @functools.partial(op, rule=staged(_forward, _backward))

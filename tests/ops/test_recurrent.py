@@ -106,12 +106,26 @@ def test_as_a_scan_it_is_the_same(kind, monkeypatch):
     assert_close(slopes(fbp.grad, ours(kind), args), expected)
 
 
+@pytest.mark.parametrize("chunk_size", [2, 7])
+@pytest.mark.parametrize("reverse", [False, True])
 @kinds
-def test_of_the_projection_before_the_loop_it_is_the_same(kind, monkeypatch):
+def test_a_few_steps_at_a_time_it_is_the_same(kind, reverse, chunk_size, monkeypatch):
     args = arguments(kind)
-    expected = slopes(fbp.grad, ours(kind), args)
-    monkeypatch.setattr(choices, "projects_before_loop", lambda: True)
-    assert_close(slopes(fbp.grad, ours(kind), args), expected)
+    expected = ours(kind, reverse=reverse)(*args), slopes(fbp.grad, ours(kind, reverse=reverse), args)
+    monkeypatch.setattr(choices, "recurrent_steps", lambda steps, size: chunk_size)
+    monkeypatch.setattr(choices, "projects_before_loop", lambda in_chunks: True)
+    f = ours(kind, reverse=reverse)
+    assert_close((f(*args), slopes(fbp.grad, f, args)), expected)
+
+
+def test_a_chunk_fills_the_cache_and_leaves_no_step_over_if_that_can_be(monkeypatch):
+    monkeypatch.setattr(choices, "CACHE", 1 << 20)
+    assert choices.recurrent_steps(64, 1 << 16) == 64
+    assert choices.recurrent_steps(256, 1 << 16) == 16
+    assert choices.recurrent_steps(100, 1 << 16) == 10
+    assert choices.recurrent_steps(101, 1 << 16) == 16
+    assert choices.recurrent_steps(100, 1 << 30) == 1
+    assert choices.recurrent_steps(0, 1 << 30) == 1
 
 
 @pytest.mark.parametrize("time", [0, 1])
