@@ -18,6 +18,7 @@ from fbp import nn
 from fbp.nn.attention import attention_weights
 
 PAD, START, END = 0, 1, 2
+REACH = 2  # places before one that the attention model's convolutions read
 
 
 class Translator(NamedTuple):
@@ -41,15 +42,18 @@ def logits(params: Any, features: jax.Array) -> jax.Array:
 def attention_model(vocabulary: int, features: int, depth: int, heads: int, rate: float, length: int) -> Translator:
     """An encoder and a decoder of `depth` blocks each, for sentences of up to `length` tokens.
 
-    Attention is without biases: that of the keys adds the same to all scores of a query, so its gradient is zero.
+    Before a block attends, each place takes in the `REACH` before it, by a convolution of each feature: to find what followed
+    the last words elsewhere is then work for one layer, not for two. (So et al. 2021, section 3, have such convolutions within
+    attention.) Attention is without biases: that of the keys adds the same to all scores of a query, so its gradient is zero.
     """
     embed, drop, norm = nn.embed(vocabulary, features), nn.dropout(rate), nn.layer_norm()
     attend, attend_causally = (
         nn.multi_head_dot_product_attention(heads, use_bias=False, is_causal=is_causal) for is_causal in (False, True)
     )
     mlp = nn.sequential(nn.dense(4 * features), nn.gelu(), nn.dense(features))
-    encoder = nn.stack(block({"own": attend, "mlp": mlp}, rate), depth)
-    decoder = nn.stack(block({"own": attend_causally, "source": attend, "mlp": mlp}, rate), depth)
+    near = nn.conv(features, (REACH + 1,), padding=[(REACH, 0)], feature_group_count=features, use_bias=False)
+    encoder = nn.stack(block({"near": near, "own": attend, "mlp": mlp}, rate), depth)
+    decoder = nn.stack(block({"near": near, "own": attend_causally, "source": attend, "mlp": mlp}, rate), depth)
     layers = {"encoder": encoder, "encoder_norm": norm, "decoder": decoder, "decoder_norm": norm}
     places = sinusoids(length, features)
 
@@ -84,25 +88,29 @@ def attention_model(vocabulary: int, features: int, depth: int, heads: int, rate
         memory = encode(params, state, source)
         keys, values = jax.vmap(lambda p: keys_values(p, memory))(params["decoder"]["source"])
         empty = jnp.zeros((depth, len(source), length, *keys.shape[3:]), keys.dtype)
-        return ((keys, values), source != PAD), (empty, empty)
+        last = jnp.zeros((depth, len(source), REACH, features), keys.dtype)
+        return ((keys, values), source != PAD), ((empty, empty), last)
 
     def step(params, seen, kept, token, place):
-        """The blocks of the decoder at one place, x: [batch, 1, features], given the keys and values of those before it."""
+        """The blocks of the decoder at one place, x: [batch, 1, features], given the keys and values of those before it, and
+        what the convolutions read of the last ones."""
         source, mask = seen
-        before = (jnp.arange(kept[0].shape[2]) <= place)[None]
+        before = (jnp.arange(kept[0][0].shape[2]) <= place)[None]
 
         def one(x, inputs):
-            p, source, past = inputs
+            p, source, (past, last) = inputs
             normed = lambda key, x: norm.apply(p[f"norm_{key}"], {}, x)[0]
+            last = jnp.concatenate([last, normed("near", x)], 1)
+            x = x + jnp.einsum("btf,tf->bf", last, p["near"]["kernel"][:, 0])[:, None]
             y = normed("own", x)
-            kept = jax.tree.map(
+            past = jax.tree.map(
                 lambda old, new: lax.dynamic_update_slice_in_dim(old, new, place, 1), past, keys_values(p["own"], y)
             )
-            x = x + attended(p["own"], y, kept, before)[0]
+            x = x + attended(p["own"], y, past, before)[0]
             y, weights = attended(p["source"], normed("source", x), source, mask)
             x = x + y
             x = x + mlp.apply(p["mlp"], {key: {} for key in p["mlp"]}, normed("mlp", x))[0]
-            return x, (kept, jnp.mean(weights, (1, 2)))
+            return x, ((past, last[:, 1:]), jnp.mean(weights, (1, 2)))
 
         x = embedded(params, token[:, None], place)
         x, (kept, weights) = lax.scan(one, x, (params["decoder"], source, kept))

@@ -24,21 +24,16 @@ def dot_bar(g, other, aval, dimension_numbers, is_right, g_first, precision, pre
     free = [i for i in range(aval.ndim) if i not in contracted and i not in batch]
     free_other = [i for i in range(other.ndim) if i not in contracted_other and i not in batch_other]
     first = n_batch + (0 if is_right else len(free))  # where in g the other's free axes are
-    factors, precisions = (g, other), (precision, swapped_precision(precision))
     over = list(range(first, first + len(free_other))), free_other
     side_by_side = list(range(n_batch)), list(batch_other)
     contracted_in_order = [contracted[i] for i in np.argsort(contracted_other, kind="stable")]
-    axes = [*batch, *free, *contracted_in_order]
+    left, right, axes = g, other, [*batch, *free, *contracted_in_order]
     if not g_first:
-        factors, precisions, over, side_by_side = factors[::-1], precisions[::-1], over[::-1], side_by_side[::-1]
-        axes = [*batch, *contracted_in_order, *free]
-    product = lax.dot_general(
-        *factors,
-        (over, side_by_side),
-        precision=precisions[0],
-        preferred_element_type=preferred_element_type,
-        out_sharding=explicit_sharding(aval, axes),
-    )
+        left, right, axes = other, g, [*batch, *contracted_in_order, *free]
+        over, side_by_side = (over[1], over[0]), (side_by_side[1], side_by_side[0])
+        precision = swapped_precision(precision)
+    out = explicit_sharding(aval, axes)
+    product = lax.dot_general(left, right, (over, side_by_side), precision, preferred_element_type, out_sharding=out)
     return lax.convert_element_type(lax.transpose(product, np.argsort(axes)), aval.dtype)
 
 
