@@ -284,11 +284,12 @@ def _backward(site, residuals, h_bars, *state_bars, options):
 
     def some_steps(carry, inputs):
         states, sums = carry
-        x, *inputs = inputs
+        x, gates, before, h_bars = inputs
+        inputs = gates, before, h_bars
         states, deltas = lax.scan(step, states, inputs, reverse=not options.reverse, unroll=options.unroll)
         new = [
             over_steps(x, deltas[1:]) if kernel_needed else None,
-            over_steps(inputs[1][0], deltas[:2]) if recurrent_needed else None,
+            over_steps(before[0], deltas[:2]) if recurrent_needed else None,
             jnp.concatenate([jnp.sum(delta, (0, 1), dtype=wide) for delta in deltas]) if bias_needed else None,
         ]
         x_bar, shared = None, deltas[1].shape[-1]
