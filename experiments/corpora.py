@@ -1,4 +1,4 @@
-"""What a language model learns from: texts that are on this machine, and how they are cut into tokens."""
+"""What a language model learns from: texts that are on this machine, and how they are cut into tokens and windows."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from experiments import texts
 from experiments.harness import UserError
+from fbp import train
 
 END = "\0"  # of each document, so that none runs into the next; it counts as a byte of it
 
@@ -105,3 +106,23 @@ def byte_pairs(path: pathlib.Path, size: int, text: str | None = None) -> Tokeni
     return Tokenizer(
         pairs.get_vocab_size(), encode, lambda ids: pairs.decode([*map(int, ids)], skip_special_tokens=False)
     )
+
+
+def sampled(ids: np.ndarray, context: int, batch_size: int, steps: int, seed: int) -> train.Batches:
+    """Windows of the text from places drawn at random, {"tokens": [batch, context + 1]}; an epoch has `steps` batches."""
+
+    def transform(batch, rng):
+        starts = rng.integers(0, len(ids) - context, len(batch["tokens"]))
+        return {"tokens": ids[starts[:, None] + np.arange(context + 1)]}
+
+    return train.Batches({"tokens": np.arange(steps * batch_size)}, batch_size, seed, transform)
+
+
+def windows(ids: np.ndarray, context: int, stride: int) -> tuple[np.ndarray, np.ndarray]:
+    """Windows [n, context + 1] in steps of `stride` <= context, filled up at the end; and which of their tokens but the
+    first no earlier window has told, [n, context]: every token but the first of all is told once, and after the beginning
+    with at least context - stride before it."""
+    starts = np.arange(0, max(1, len(ids) - 1 - context + stride), stride)
+    places = starts[:, None] + np.arange(context + 1)
+    fresh = (places[:, 1:] > np.append(0, starts[:-1] + context)[:, None]) & (places[:, 1:] < len(ids))
+    return ids[np.minimum(places, len(ids) - 1)], fresh

@@ -12,13 +12,13 @@ import jax
 import numpy as np
 import optax
 from jax.nn import initializers
-from rich.table import Table
 
 import fbp
 from experiments import datasets
 from experiments import deep_networks as deep
 from experiments.deep_networks import Kind, block, cross_entropy, network
-from experiments.depth_survey import Found, Task, alike, growth, survey
+from experiments.depth_report import Curves, draw_kinds, speedups
+from experiments.depth_survey import Found, Task, alike, survey
 from experiments.harness import Config, Run, UserError, at_least, compare_with_jax, console, main
 from fbp import nn, report, train
 
@@ -67,7 +67,6 @@ CLAIM = [
     Kind("relu", "He"), Kind("relu", "He", "layer"), Kind("relu", "He", "none", "plain"),
     Kind("relu", "He", "layer", "post-norm"), Kind("relu", "He", "layer", "pre-norm"), Kind("relu", "He", "none", "ReZero"),
 ]  # fmt: skip
-Curves = Mapping[str, Mapping[int, float]]  # test accuracy by step, by network
 LEARNS = 0.5  # a network that classifies more than half of the test images learns; one in ten is chance
 
 
@@ -83,7 +82,7 @@ def experiment(config: DepthStability, run: Run) -> None:
     *arrays, classes = datasets.load(config.data, None)
     images = datasets.Images(*(a[: config.limit] for a in arrays), classes=classes)
     found = every_kind(config, run, images)
-    draw_kinds(config, run, found)
+    draw_kinds(config, run, found, BEFORE, AFTER)
     metrics = deepest(config, run, images)
     claims = {"batch norm": batch_norm_claim(config, run, images), "ReZero": rezero_claim(config, run, images)}
     report.curves(run.path("claims.png"), claims, xlabel="step", ylabel="test accuracy")
@@ -190,43 +189,6 @@ def rezero_claim(config: DepthStability, run: Run, images: datasets.Images) -> C
 def tested(config: DepthStability, run: Run, images, nets: Mapping[str, nn.Layer], optimizer) -> Curves:
     logs = {name: trained(config, run, images, name, net, optimizer, config.claim_epochs) for name, net in nets.items()}
     return {name: log["test_accuracy"] for name, log in logs.items()}
-
-
-def speedups(claim: str, curves: Curves) -> dict[str, float | None]:
-    """How many times fewer steps the last network takes to the best accuracy of each other: None if it never comes to it."""
-    *others, (_, ours) = curves.items()
-    metrics: dict[str, float | None] = {f"{claim}_test_accuracy": max(ours.values())}
-    for name, curve in others:
-        best = max(curve.values())
-        steps, baseline = (next((step for step, y in c.items() if y >= best), None) for c in (ours, curve))
-        name = name.replace(" ", "_").replace("-", "_")
-        metrics[f"baseline_{name}_test_accuracy"] = best
-        metrics[f"{claim}_speedup_over_{name}"] = baseline / steps if steps and baseline else None
-    return metrics
-
-
-def draw_kinds(config: DepthStability, run: Run, found: Found) -> None:
-    """The phase diagram of each depth; the gradient flow of some kinds, before and after they were mended, and its table."""
-    down = list(itertools.product(config.activations, deep.INITIALIZATIONS))
-    across = list(dict.fromkeys(kind[2:] for kind in deep.kinds(config.activations, config.normalizations)))
-    labels = [" ".join(x) for x in down], [" ".join(name for name in x if name != "none") or "none" for x in across]
-    for depth in config.depths:
-        table = lambda value, depth=depth: [[value(found[depth, *x, *y]) for y in across] for x in down]
-        panels = {"gradient at first: log10(first layer / last)": table(lambda row: growth(row["norms"]))}
-        if config.steps and depth <= config.train_depth:
-            title = f"test accuracy after {config.steps} steps, %"
-            panels[title] = table(lambda row: 100 * row["test_accuracy"])
-        report.phase_diagram(run.path(f"phase_diagram_{depth}.png"), panels, *labels, f"networks of {depth:,} layers")
-    shown = min(config.flow_depths, key=lambda depth: abs(depth - 100))
-    lines = lambda kinds: {
-        str(k): dict(zip(found[shown, *k]["layers"], found[shown, *k]["norms"], strict=True)) for k in kinds
-    }
-    flows = {"before": lines(BEFORE), "after": lines(AFTER)}
-    report.curves(run.path("gradient_flow.png"), flows, xlabel="layer", ylabel="‖gradient‖ of its output", log=True)
-    printed = Table("log10 of ‖gradient‖, first layer / last", *(f"{d:,} layers" for d in config.flow_depths))
-    for kind in BEFORE + AFTER:
-        printed.add_row(str(kind), *(f"{growth(found[d, *kind]['norms']):.1f}" for d in config.flow_depths))
-    console.print(printed)
 
 
 if __name__ == "__main__":

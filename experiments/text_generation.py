@@ -107,7 +107,7 @@ def experiment(config: TextGeneration, run: Run) -> None:
         return nn.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:]) / math.log(2)
 
     bytes_per_token = len(held_out.encode()) / (len(held_out_ids) - 1)
-    few = windows(held_out_ids[: 1 + 20_000], config.context, config.context)
+    few = corpora.windows(held_out_ids[: 1 + 20_000], config.context, config.context)
 
     def scores(state):
         return {"bits_per_byte": told(bits, state, few, config.batch_size).mean() / bytes_per_token}
@@ -122,13 +122,13 @@ def experiment(config: TextGeneration, run: Run) -> None:
     console.print(
         f"{config.data}: {len(ids):,} tokens, read {times:.2g} times; {len(held_out_ids) - 1:,} held out; {weights:,} weights"
     )
-    batches = sampled(ids, config)
+    batches = corpora.sampled(ids, config.context, config.batch_size, EVALUATE_EVERY, config.seed)
     metrics |= compare_with_jax(loss_fn, initial, {"tokens": next(batches.from_step(0))["tokens"][:16]})
     step, log = train.make_train_step(loss_fn, optimizer, policy=policy), run.path("metrics.jsonl")
     state = train.fit(state, step, batches, config.steps, metrics_file=log, checkpoints=checkpoints, evaluate=scores)
     checkpoints.close()
 
-    found = told(bits, state, windows(held_out_ids, config.context, config.context // 2), config.batch_size)
+    found = told(bits, state, corpora.windows(held_out_ids, config.context, config.context // 2), config.batch_size)
     metrics = {"bits_per_byte": float(found.mean() / bytes_per_token), **metrics}
     draw(run, metrics, [tokenizer.decode([i]) for i in held_out_ids[1:601]], found[:600])
     sample = generated(config, model, state.params, tokenizer, PROMPTS[config.data])
@@ -155,28 +155,6 @@ def parts_of(config: TextGeneration, tokenizer: corpora.Tokenizer):
     adam = optax.adamw(schedule, b2=0.95, weight_decay=config.weight_decay)
     policy = train.FLOAT32 if config.precision == "float32" else train.BFLOAT16
     return model, optax.chain(optax.clip_by_global_norm(1.0), adam), policy
-
-
-def sampled(ids: np.ndarray, config: TextGeneration) -> train.Batches:
-    """Windows of the text from places drawn at random, {"tokens": [batch, context + 1]}; an epoch is until the next test."""
-
-    def transform(batch, rng):
-        starts = rng.integers(0, len(ids) - config.context, len(batch["tokens"]))
-        return {"tokens": ids[starts[:, None] + np.arange(config.context + 1)]}
-
-    return train.Batches(
-        {"tokens": np.arange(EVALUATE_EVERY * config.batch_size)}, config.batch_size, config.seed, transform
-    )
-
-
-def windows(ids: np.ndarray, context: int, stride: int) -> tuple[np.ndarray, np.ndarray]:
-    """Windows [n, context + 1] in steps of `stride` <= context, filled up at the end; and which of their tokens but the
-    first no earlier window has told, [n, context]: every token but the first of all is told once, and after the beginning
-    with at least context - stride before it."""
-    starts = np.arange(0, max(1, len(ids) - 1 - context + stride), stride)
-    places = starts[:, None] + np.arange(context + 1)
-    fresh = (places[:, 1:] > np.append(0, starts[:-1] + context)[:, None]) & (places[:, 1:] < len(ids))
-    return ids[np.minimum(places, len(ids) - 1)], fresh
 
 
 def told(bits, state, windows: tuple[np.ndarray, np.ndarray], batch_size: int) -> np.ndarray:

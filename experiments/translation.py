@@ -53,13 +53,13 @@ class Translation(Config):
     features: int = 128
     layers: int = 2
     heads: int = 4
-    dropout: float = 0.1
+    dropout: float = 0.0
     buckets: tuple[int, ...] = (36, 72)
     """Numbers of tokens to which sentences are filled up; pairs longer than the last are not learnt from."""
     batch_tokens: int = 1024
     """Of the target in a batch, so that there are more sentences in one of short ones."""
     epochs: int = 4
-    learning_rate: float = 2e-3
+    learning_rate: float = 4e-3
     """The highest of a cosine schedule with warm-up."""
     label_smoothing: float = 0.1
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -85,10 +85,11 @@ class Translation(Config):
 PRESETS: dict[str, dict[str, Any]] = {
     "full": {
         "features": 192, "heads": 6, "vocabulary": 4000, "dropout": 0.15, "batch_tokens": 1440, "epochs": 7,
+        "learning_rate": 2e-3,
     },
     "large": {
         "paraphrases": True, "gloss": False, "features": 512, "layers": 4, "heads": 8, "vocabulary": 8000, "epochs": 2,
-        "buckets": (48, 96), "batch_tokens": 12_288, "learning_rate": 1e-3, "precision": "bfloat16",
+        "dropout": 0.1, "buckets": (48, 96), "batch_tokens": 12_288, "learning_rate": 1e-3, "precision": "bfloat16",
     },
 }  # fmt: skip
 

@@ -10,7 +10,8 @@ import pytest
 from experiments import deep_networks as deep
 from experiments import depth_stability
 from experiments.deep_networks import Kind
-from experiments.depth_stability import DepthStability, experiment, speedups
+from experiments.depth_report import speedups
+from experiments.depth_stability import DepthStability, experiment
 from experiments.depth_survey import growth, measure
 from experiments.harness import main
 from fbp import nn

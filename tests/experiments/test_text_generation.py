@@ -7,7 +7,7 @@ import pytest
 
 from experiments import corpora, text_generation
 from experiments.harness import main
-from experiments.text_generation import TextGeneration, experiment, windows
+from experiments.text_generation import TextGeneration, experiment
 from fbp.train import Checkpoints
 
 SIZES = {"features": 16, "depth": 2, "heads": 2, "context": 16, "batch-size": 8, "steps": 120, "length": 20}
@@ -114,7 +114,7 @@ def test_the_standard_library_is_split_by_name_without_tests(source):
 @pytest.mark.parametrize("size", [2, 9, 10, 13, 30])
 @pytest.mark.parametrize("stride", [4, 8])
 def test_windows_tell_every_token_but_the_first_once(size, stride):
-    tokens, fresh = windows(np.arange(size), 8, stride)
+    tokens, fresh = corpora.windows(np.arange(size), 8, stride)
     assert tokens[:, 1:][fresh].tolist() == list(range(1, size))
     assert (np.diff(tokens, axis=1)[fresh] == 1).all()
     least = np.argmax(fresh, 1)[1:]  # what is before the first token that a window tells
