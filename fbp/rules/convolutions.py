@@ -268,19 +268,25 @@ def depthwise_forward(conv: Convolution, x, w):
 
 
 def depthwise_input_bar(conv: Convolution, g, w):
-    w = _of_channels(conv, w)
-    config = _padding_config(conv)
+    """x_bar_j = Σ_k w_k g_{j-k}: the same again, of the cotangent, spread by the strides, with the kernel turned round."""
+    w, config = _of_channels(conv, w), _padding_config(conv)
     sizes = [lo + spread_size(n, i + 1) + hi for n, (lo, hi, i) in zip(conv.x.shape, config, strict=True)]
-    padded_bar = None
-    for (starts, ends), w_k in zip(_taps(conv, g.shape), w, strict=True):
-        part = g * w_k
-        if part.shape[-1] != conv.x.shape[-1]:  # several channels out of each
-            part = part.reshape(*part.shape[:-1], conv.x.shape[-1], -1).sum(-1)
-        around = [(a, n - b, s - 1) for a, b, n, s in zip(starts, ends, sizes, _strides(conv), strict=True)]
-        around[-1] = (0, 0, 0)
-        part = lax.pad(part, lax.full((), 0, g.dtype), around)
-        padded_bar = part if padded_bar is None else padded_bar + part
-    return unpad(padded_bar, config)
+    sizes[-1] = g.shape[-1]
+    reach = [0, *((n - 1) * d for n, d in zip(conv.kernel_sizes, conv.rhs_dilation, strict=True)), 0]
+    around = [
+        (r, size - spread_size(n, s), s - 1)
+        for r, size, n, s in zip(reach, sizes, g.shape, _strides(conv), strict=True)
+    ]
+    g = lax.pad(g, lax.full((), 0, g.dtype), around)
+    parts = []
+    for (places, _), w_k in zip(_taps(conv, conv.y.shape), w, strict=True):
+        starts = [r - place for r, place in zip(reach, places, strict=True)]
+        ends = [start + size for start, size in zip(starts, sizes, strict=True)]
+        parts.append(lax.slice(g, starts, ends) * w_k)
+    x_bar = sum(parts[1:], parts[0])
+    if g.shape[-1] != conv.x.shape[-1]:  # several channels out of each
+        x_bar = x_bar.reshape(*x_bar.shape[:-1], conv.x.shape[-1], -1).sum(-1)
+    return unpad(x_bar, config)
 
 
 def depthwise_kernel_bar(conv: Convolution, g, x):
