@@ -143,21 +143,20 @@ def _normalized(name, x, shape, axes, scale, bias, epsilon, dtype, affine_ndim=1
     dtype = jnp.dtype(dtype or x.dtype)
     chunk_size = choices.normalization(tuple(shape), axes)
     options = Options(tuple(affine), axes, affine_ndim, epsilon, is_centered, dtype, chunk_size)
-    y, mean, var, _ = normalize(x.reshape(shape), *(p.reshape(features) for p in affine.values()), options=options)
+    y, mean, var = normalize(x.reshape(shape), *(p.reshape(features) for p in affine.values()), options=options)
     return y.reshape(x.shape), mean, var
 
 
 def _apply(x, affine, options):
-    """y, mean, variance, and 1 / (standard deviation)."""
+    """y, mean and variance."""
     wide = x.astype(at_least_float32(x.dtype))
     mean = jnp.mean(wide if options.is_centered else jnp.zeros_like(wide), options.axes, keepdims=True)
     var = jnp.mean(jnp.square(wide - mean), options.axes, keepdims=True)
-    rstd = lax.rsqrt(var + jnp.asarray(options.epsilon, var.dtype))
-    return _given_statistics(x, mean, rstd, affine, options), mean, var, rstd
+    return _given_statistics(x, mean, var, affine, options), mean, var
 
 
-def _given_statistics(x, mean, rstd, affine, options):
-    y = (x.astype(mean.dtype) - mean) * rstd
+def _given_statistics(x, mean, var, affine, options):
+    y = (x.astype(mean.dtype) - mean) * lax.rsqrt(var + jnp.asarray(options.epsilon, var.dtype))
     if "scale" in affine:
         y *= affine["scale"].astype(y.dtype)
     if "bias" in affine:
@@ -166,26 +165,26 @@ def _given_statistics(x, mean, rstd, affine, options):
 
 
 def _again(site, xs, statistics, *, options):
-    (x, *affine), (mean, _, rstd) = xs, statistics
-    return _given_statistics(x, mean, rstd, dict(zip(options.affine, affine, strict=True)), options)
+    (x, *affine), (mean, var) = xs, statistics
+    return _given_statistics(x, mean, var, dict(zip(options.affine, affine, strict=True)), options)
 
 
 def _forward(site, x, *affine, options):
     named = dict(zip(options.affine, affine, strict=True))
-    y, mean, var, rstd = _apply(x, named, options)
-    return [y, mean, var, rstd], (
+    y, mean, var = _apply(x, named, options)
+    return [y, mean, var], (
         x,
         mean if options.is_centered else None,
-        rstd,
+        var,
         named.get("scale") if site.needs[0] else None,
     )
 
 
 def _backward(site, residuals, *y_bars, options):
-    x, mean, rstd, scale = residuals
+    x, mean, var, scale = residuals
     x_needed, *affine_needed = site.needs
     affine = dict(zip(options.affine, zip(affine_needed, site.avals[1:], strict=True), strict=True))
-    dtype, n = rstd.dtype, max(1, math.prod(x.shape[axis] for axis in options.axes))
+    dtype, n = var.dtype, max(1, math.prod(x.shape[axis] for axis in options.axes))
     gamma = jnp.ones((), dtype) if scale is None else scale.astype(dtype)
     # β̄ and mean(γ g) are sums of what g is, summed over the axes that they have in common. What is left of those of the mean
     # are features, over which it is a product with γ.
@@ -202,11 +201,11 @@ def _backward(site, residuals, *y_bars, options):
     in_chunks = len(x) > options.chunk_size
 
     def step(affine_bars, inputs):
-        x, mean, rstd, g, mean_bar, var_bar, rstd_bar = inputs
+        x, mean, var, g, mean_bar, var_bar = inputs
         if not in_chunks:  # else the compiler would find x - μ in the forward pass, and keep that, too
             x = Clock().after(x, [g])
         g = g.astype(dtype)
-        var_bar = var_bar - rstd_bar * rstd**3 / 2
+        rstd = lax.rsqrt(var + jnp.asarray(options.epsilon, dtype))
         x_hat = rstd * (x.astype(dtype) - mean if options.is_centered else x.astype(dtype))
         sums = {"scale": jnp.sum(g * x_hat, common, keepdims=True), "bias": jnp.sum(g, common, keepdims=True)}
         affine_bars = {name: bar + jnp.sum(sums[name], over) for name, bar in affine_bars.items()}
@@ -218,7 +217,7 @@ def _backward(site, residuals, *y_bars, options):
         return affine_bars, (rstd * x_bar).astype(x.dtype)
 
     zeros = {name: jnp.zeros(aval.shape, dtype) for name, (needed, aval) in affine.items() if needed}
-    inputs = x, mean, rstd, *written_out(y_bars, site.out_avals)
+    inputs = x, mean, var, *written_out(y_bars, site.out_avals)
     affine_bars, x_bar = over_chunks(step, zeros, inputs, options.chunk_size)
     return [
         x_bar,
