@@ -46,16 +46,17 @@ def at_least_float32(dtype: Any) -> Any:
 
 
 def over_chunks(step: Callable, carry: Any, arrays: Any, chunk_size: int, *, reverse: bool = False) -> tuple[Any, Any]:
-    """`lax.scan` of `step` over chunks of the first axis; the last one, if it is smaller, is taken by itself."""
+    """`lax.scan` of `step` over chunks of the first axis, in `reverse` from the end; the last one, if it is smaller, is taken
+    by itself."""
     n = len(jax.tree.leaves(arrays)[0])
     if n <= chunk_size:
         return step(carry, arrays)
     whole = n // chunk_size * chunk_size
     chunks = jax.tree.map(lambda x: x[:whole].reshape(whole // chunk_size, chunk_size, *x.shape[1:]), arrays)
-    last = jax.tree.map(lambda x: x[whole:], arrays)
     if whole == n:
         carry, ys = lax.scan(step, carry, chunks, reverse=reverse)
         return carry, jax.tree.map(lambda y: y.reshape(n, *y.shape[2:]), ys)
+    last = jax.tree.map(lambda x: x[whole:], arrays)
     if reverse:
         carry, end = step(carry, last)
     carry, ys = lax.scan(step, carry, chunks, reverse=reverse)

@@ -12,7 +12,7 @@ from fbp.rules import choices
 from fbp.rules.common import explicit_sharding, swapped_precision
 
 
-def dot_bar(g, other, aval, dimension_numbers, is_right, g_first, precision, preferred_element_type):
+def dot_bar(g, other, aval, dimension_numbers, precision, preferred_element_type, is_right=False, g_first=True):
     """y = a · b, contracted over some axes, side by side over others (batch)  =>  a_bar = g · b over b's free axes.
 
     The axes of y are: batch, free in a, free in b. The product of g and b has batch, free in a, contracted as in b; a
@@ -38,14 +38,14 @@ def dot_bar(g, other, aval, dimension_numbers, is_right, g_first, precision, pre
 
 
 def dot_left_bar(g, b, *, site, dimension_numbers, precision, preferred_element_type):
-    return dot_bar(g, b, site.avals[0], dimension_numbers, False, True, precision, preferred_element_type)
+    return dot_bar(g, b, site.avals[0], dimension_numbers, precision, preferred_element_type)
 
 
 def dot_right_bar(g, a, *, site, dimension_numbers, precision, preferred_element_type):
     (contracted_a, contracted_b), (batch_a, batch_b) = dimension_numbers
-    numbers, g_first = ((contracted_b, contracted_a), (batch_b, batch_a)), choices.takes_cotangent_first(g, a)
-    precision = swapped_precision(precision)
-    return dot_bar(g, a, site.avals[1], numbers, True, g_first, precision, preferred_element_type)
+    numbers, precision = ((contracted_b, contracted_a), (batch_b, batch_a)), swapped_precision(precision)
+    g_first = choices.takes_cotangent_first(g, a)
+    return dot_bar(g, a, site.avals[1], numbers, precision, preferred_element_type, is_right=True, g_first=g_first)
 
 
 def _ragged_axes(site, numbers):
