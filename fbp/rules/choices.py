@@ -64,7 +64,22 @@ def convolution(part: str, conv: Any) -> str:
         return "product"
     # The kernel of a transposed convolution: 0.05 to 0.1.
     is_transposed = is_spread and all(d == 1 for d in (*conv.window_strides, *conv.rhs_dilation))
-    return "gathered" if part == "kernel_bar" and is_transposed else "xla"
+    if part == "kernel_bar" and is_spread:
+        return "gathered" if is_transposed else "xla"
+    # The kernel of others: of XLA, which takes g for a kernel, 2 to 4 times the forward pass; as one product of shifted x and
+    # shifted g 0.2 to 0.7 of that, and no less where g is small, of one axis or of few features.
+    last = conv.channels_last()
+    is_large = math.prod(last.y.shape[1:-1]) > 64 and min(last.x.shape[-1], last.y.shape[-1]) >= 32
+    is_product = part == "kernel_bar" and last.y.ndim > 3 and is_large and conv.window_strides[-1] == 1
+    return "shifted" if is_product else "xla"
+
+
+def images(conv: Any) -> int:
+    """Of how many images at a time the kernel's cotangent is a product: those whose shifted x and shifted g fill the cache."""
+    *others, width = conv.kernel_sizes
+    features = math.prod(others) * conv.x.shape[-1] + width * conv.y.shape[-1]
+    image = math.prod(conv.y.shape[1:-2]) * conv.x.shape[-2] * features * conv.x.dtype.itemsize
+    return max(n for n in range(1, max(1, CACHE // image) + 1) if conv.x.shape[0] % n == 0)
 
 
 def takes_cotangent_first(g: Any, x: Any) -> bool:

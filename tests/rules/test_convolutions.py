@@ -68,6 +68,23 @@ def test_transposed_convolutions(size, padding):
     compare(fun, x, w, {"xla", "gathered"})
 
 
+@pytest.mark.parametrize("images, features", [(4, 32), (23, 48)])
+@pytest.mark.parametrize("size", [(2, 2), (3, 1), (1, 4)], ids=str)
+def test_shifted_images_some_at_a_time(images, features, size):
+    for strides, padding, dilation in [((1, 1), "SAME", (1, 1)), ((2, 1), ((2, -1), (0, 3)), (1, 2))]:
+        x, w = normal(images, 24, 9, 32), normal(*size, 32, features)
+        fun = lambda x, w, strides=strides, padding=padding, dilation=dilation: lax.conv_general_dilated(
+            x, w, strides, padding, None, dilation, CHANNELS_LAST
+        )
+        compare(fun, x, w, {"xla", "shifted"})
+
+
+def test_shifted_in_three_dimensions():
+    x, w = normal(2, 5, 4, 6, 32), normal(3, 2, 3, 32, 33)
+    fun = lambda x, w: lax.conv_general_dilated(x, w, (2, 1, 1), "SAME", None, None, ("NDHWC", "DHWIO", "NDHWC"))
+    compare(fun, x, w, {"xla", "shifted"})
+
+
 def test_what_is_added_up_in_another_dtype_is_left_to_xla():
     x, w = normal(2, 4, 4, 3).astype(jnp.bfloat16), normal(3, 3, 1, 3).astype(jnp.bfloat16)
     compare(grouped(3), x, w, {"xla"})
