@@ -157,11 +157,11 @@ class Block(NamedTuple):
         return jnp.broadcast_to(x, (group, self.queries, self.keys)).reshape(-1, self.keys)
 
 
-def _over_blocks(step, carry, queries, keys, size, options):
+def _over_blocks(step, carry, queries, keys, sizes, options):
     """`step(carry, block) -> carry` of all blocks; but those of keys that no query sees are left out. With a bias or a mask
     none is, as a query whose keys are all masked looks at all of them."""
     skips = options.is_causal and not {"bias", "mask"} & {*options.extras}
-    sizes = min(size, queries), min(size, keys)
+    sizes = min(sizes[0], queries), min(sizes[1], keys)
     starts = [
         (i, j)
         for i in range(0, queries, max(1, sizes[0]))
@@ -212,17 +212,18 @@ def _kept(shape, dtype, extras, block: Block, options: Options):
     return jnp.where(is_kept, jnp.asarray(1 / (1 - options.dropout_rate), dtype), 0)
 
 
-def _with_blocks(q_like, k_like, extras, size):
+def _with_blocks(q_like, k_like, extras, sizes):
     """Arrays of queries and of keys, and bias and mask, of whole blocks."""
-    extras = {name: x if name == "rng" else _padded(_padded(x, 1, size), 2, size) for name, x in extras.items()}
-    return [_padded(x, 1, size) for x in q_like], [_padded(x, 1, size) for x in k_like], extras
+    rows, columns = sizes
+    extras = {name: x if name == "rng" else _padded(_padded(x, 1, rows), 2, columns) for name, x in extras.items()}
+    return [_padded(x, 1, rows) for x in q_like], [_padded(x, 1, columns) for x in k_like], extras
 
 
-def _attend(q, k, v, extras, options, size):
+def _attend(q, k, v, extras, options, sizes):
     """y, and ℓ as its one feature."""
     (group, queries, _), keys = q.shape, k.shape[1]
     dtype = at_least_float32(q.dtype)
-    (q,), (k, v), extras = _with_blocks([q], [k, v], extras, size)
+    (q,), (k, v), extras = _with_blocks([q], [k, v], extras, sizes)
 
     def step(carry, block):
         y, largest, total = map(block.rows, carry)
@@ -239,18 +240,18 @@ def _attend(q, k, v, extras, options, size):
 
     zeros = jnp.zeros((*q.shape[:2], v.shape[-1]), dtype), jnp.zeros((*q.shape[:2], 1), dtype)
     carry = [zeros[0], zeros[1] - jnp.inf, zeros[1]]
-    y, largest, total = (x[:, :queries] for x in _over_blocks(step, carry, queries, keys, size, options))
+    y, largest, total = (x[:, :queries] for x in _over_blocks(step, carry, queries, keys, sizes, options))
     return (y / total).astype(v.dtype), largest + jnp.log(total)
 
 
-def _reverse(q, k, v, y, logsumexp, g, extras, options, size, bias_needed):
+def _reverse(q, k, v, y, logsumexp, g, extras, options, sizes, bias_needed):
     """Q̄, K̄, V̄ and, if it is needed, the cotangent of the scores.
 
     The scores are [keys, rows] here, so that K̄ and V̄ are products without a transposed factor: on a CPU a third faster."""
     (group, queries, _), keys = q.shape, k.shape[1]
     dtype = logsumexp.dtype
     dots = jnp.sum((g * y).astype(dtype), -1, keepdims=True)  # D
-    (q, logsumexp, g, dots), (k, v), extras = _with_blocks([q, logsumexp, g, dots], [k, v], extras, size)
+    (q, logsumexp, g, dots), (k, v), extras = _with_blocks([q, logsumexp, g, dots], [k, v], extras, sizes)
 
     def step(bars, block):
         q_bar, k_bar, v_bar, *score_bars = bars
@@ -285,7 +286,7 @@ def _reverse(q, k, v, y, logsumexp, g, extras, options, size, bias_needed):
 
     bars = [jnp.zeros(x.shape, dtype) for x in (q, k, v)]
     bars += [jnp.zeros((*q.shape[:2], k.shape[1]), dtype)] if bias_needed else []
-    q_bar, k_bar, v_bar, *score_bars = _over_blocks(step, bars, queries, keys, size, options)
+    q_bar, k_bar, v_bar, *score_bars = _over_blocks(step, bars, queries, keys, sizes, options)
     bars = q_bar[:, :queries].astype(q.dtype), k_bar[:, :keys].astype(k.dtype), v_bar[:, :keys].astype(v.dtype)
     return *bars, *(score_bar[:, :queries, :keys] for score_bar in score_bars)
 
@@ -295,8 +296,8 @@ def _over_heads(fun, arrays, extras, options):
     to `fun` they are [group, time, features]."""
     query, key = arrays[:2]
     (batch, queries, heads, _), keys, key_heads = query.shape, key.shape[1], key.shape[2]
-    size, at_once = choices.attention(heads // key_heads, queries, keys, query.shape[3])
-    fun = functools.partial(fun, options=options, size=options.block_size or size)
+    sizes, at_once = choices.attention(heads // key_heads, queries, keys, query.shape[3])
+    fun = functools.partial(fun, options=options, sizes=[options.block_size] * 2 if options.block_size else sizes)
 
     def of_head(name, x, i):
         if name == "rng":

@@ -49,6 +49,19 @@ def test_value_and_gradient_are_those_of_jax_nn(options, block_size):
     assert_close(fbp.value_and_grad(ours, (0, 1, 2))(*arguments()), jax.value_and_grad(theirs, (0, 1, 2))(*arguments()))
 
 
+@pytest.mark.parametrize("with_mask", [False, True])
+@pytest.mark.parametrize("queries, keys", [(270, 530), (530, 270)])
+def test_blocks_of_more_keys_than_queries(queries, keys, with_mask):
+    q, k, v = (x[:1] for x in arguments(queries, keys))
+    mask = jax.random.bernoulli(jax.random.key(2), 0.5, (1, 1, queries, 1)) | (jnp.arange(keys) < 5)
+    options = {"is_causal": True} | ({"mask": mask} if with_mask else {})
+    weights = jax.random.normal(jax.random.key(1), q.shape)
+    ours, theirs = (
+        grad(lambda *args, f=f: jnp.sum(weights * f(*args, **options)), (0, 1, 2))(q, k, v) for grad, f in GRADIENTS
+    )
+    assert_close(ours, theirs)
+
+
 def test_a_bias_has_a_gradient_of_its_shape():
     for bias in (BIAS, BIAS[:, :1], BIAS[..., :1, :]):
         slope = [grad(lambda b, f=f: loss(f)(*arguments(), b))(bias) for grad, f in GRADIENTS]
