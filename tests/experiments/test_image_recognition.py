@@ -49,7 +49,8 @@ def assert_same_run(a, b):
 
 def test_a_run_leaves_its_result_pictures_and_metrics(short):
     metrics = metrics_of(short)
-    assert {*metrics} == {"test_accuracy", "gradient_max_relative_difference"}
+    assert {*metrics} == {"test_accuracy", "baseline_test_accuracy", "gradient_max_relative_difference"}
+    assert 0.1 < metrics["baseline_test_accuracy"] < 1
     assert 0 < metrics["test_accuracy"] < 1 and metrics["gradient_max_relative_difference"] < 1e-5
     records = [json.loads(line) for line in (short / "metrics.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records] == [3, 3]
