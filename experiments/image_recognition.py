@@ -33,7 +33,7 @@ from fbp import nn, report, train
 @dataclasses.dataclass(frozen=True)
 class ImageRecognition(Config):
     preset: Literal["default", "full", "large"] = "default"
-    """Sets model, epochs and batches: for some minutes of two cores, the better part of an hour, or a GPU."""
+    """Sets model, epochs, batches and precision: for some minutes of two cores, the better part of an hour, or a GPU."""
     data: Literal["animals", "fashion-mnist", "digits", "cifar-10", "folder"] = "animals"
     """Ten animals in silhouette; ten articles of clothing; ten digits; ten kinds of small photographs; your own images."""
     data_folder: pathlib.Path | None = None

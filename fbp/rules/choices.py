@@ -67,7 +67,8 @@ def convolution(part: str, conv: Any) -> str:
     if part == "kernel_bar" and is_spread:
         return "gathered" if is_transposed else "xla"
     # The kernel of others: of XLA, which takes g for a kernel, 2 to 4 times the forward pass; as one product of shifted x and
-    # shifted g 0.2 to 0.7 of that, and no less where g is small, of one axis or of few features.
+    # shifted g 0.2 to 0.7 of that, and no less where g is small, of one axis or of few features. (With jax 0.12, whose XLA
+    # takes both cores, 0.35 to 1.1.) Each costs 0.2 s more to compile.
     last = conv.channels_last()
     is_large = math.prod(last.y.shape[1:-1]) > 64 and min(last.x.shape[-1], last.y.shape[-1]) >= 32
     is_product = part == "kernel_bar" and last.y.ndim > 3 and is_large and conv.window_strides[-1] == 1
@@ -116,9 +117,9 @@ def attention_implementation(
     """The implementation "cudnn", "xla" or "blocks": one that refuses none of the arguments."""
     if not refused["cudnn"] and is_for_cudnn(query, key, value):
         return "cudnn"
-    # Where the scores of a head are a single block, those of all heads at once: within a transformer 0.85 of the time of
-    # blocks, less than half of the time to compile, and the same memory, as what is elementwise is computed again. Of 256 keys
-    # blocks take 0.9 of the time and a third of the memory of all at once.
+    # Of up to 128 keys the scores of all heads at once: within a transformer 0.85 of the time of blocks, less than half of the
+    # time to compile, and the same memory, as what is elementwise is computed again. Of 256 keys blocks took 0.9 of the time and
+    # a third of the memory of all at once.
     is_short = max(query.shape[1], key.shape[1]) <= 128
     return "xla" if is_short and not refused["xla"] and jax.default_backend() == "cpu" else "blocks"
 
