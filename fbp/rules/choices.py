@@ -67,8 +67,8 @@ def convolution(part: str, conv: Any) -> str:
     if part == "kernel_bar" and is_spread:
         return "gathered" if is_transposed else "xla"
     # The kernel of others: of XLA, which takes g for a kernel, 2 to 4 times the forward pass; as one product of shifted x and
-    # shifted g 0.2 to 0.7 of that, and no less where g is small, of one axis or of few features. (With jax 0.12, whose XLA
-    # takes both cores, 0.35 to 1.1.) Each costs 0.2 s more to compile.
+    # shifted g 0.2 to 0.7 of that, 1 of small batches, and no less where g is small, of one axis or of few features. (With
+    # jax 0.12, whose XLA takes both cores, 0.35 to 1.1; 1.6 of 8 images of 32 x 32.) Each costs 0.2 s more to compile.
     last = conv.channels_last()
     is_large = math.prod(last.y.shape[1:-1]) > 64 and min(last.x.shape[-1], last.y.shape[-1]) >= 32
     is_product = part == "kernel_bar" and last.y.ndim > 3 and is_large and conv.window_strides[-1] == 1
