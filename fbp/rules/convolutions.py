@@ -382,14 +382,15 @@ def shifted_kernel_bar(conv: Convolution, g, x):
         none, room = [(0, 0, 0)] * (g.ndim - 2), x.shape[-2] - g.shape[-2]
         return lax.concatenate([lax.pad(g, zero, [*none, (n, room - n, 0), (0, 0, 0)]) for n in places], g.ndim - 1)
 
-    def of_some(w_bar, images):
-        over = [*range(g.ndim - 1)]
-        factors = shifted_g(images[0]), shifted_x(images[1])
-        return w_bar + lax.dot_general(*factors, ((over, over), ((), ())), precision=conv.precision), None
+    n, others, over = choices.images(conv), math.prod(sizes), [*range(g.ndim - 1)]
 
-    n, others = choices.images(conv), math.prod(sizes)
-    start = lax.full_like(g, 0, shape=(width * g.shape[-1], others * x.shape[-1]))
-    w_bar, _ = lax.scan(of_some, start, [a.reshape(-1, n, *a.shape[1:]) for a in (g, x)])
+    def and_of_some(i, w_bar):
+        some_g, some_x = (lax.dynamic_slice_in_dim(a, i * n, n, allow_negative_indices=False) for a in (g, x))
+        factors = shifted_g(some_g), shifted_x(some_x)
+        return w_bar + lax.dot_general(*factors, ((over, over), ((), ())), precision=conv.precision)
+
+    w_bar = lax.full_like(g, 0, shape=(width * g.shape[-1], others * x.shape[-1]))
+    w_bar = lax.fori_loop(0, len(g) // n, and_of_some, w_bar)
     w_bar = lax.transpose(w_bar.reshape(width, g.shape[-1], others, x.shape[-1]), (2, 0, 3, 1))
     return _kernel(conv, w_bar.reshape(-1, *w_bar.shape[2:]))
 
