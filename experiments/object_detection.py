@@ -21,7 +21,7 @@ from experiments.sliding_window import looks, window_examples, windows
 from fbp import nn, report, train
 
 PRESETS = {
-    "full": {"epochs": 100, "width": 24, "test_scenes": 1000},
+    "full": {"epochs": 25},
     "large": {"epochs": 25, "width": 64, "batch_size": 32, "size": 128, "test_scenes": 1000},
 }
 
@@ -29,14 +29,14 @@ PRESETS = {
 @dataclasses.dataclass(frozen=True)
 class ObjectDetection(Config):
     preset: Literal["default", "full", "large"] = "default"
-    """Sizes for ten minutes on two cores, for two hours, or for an accelerator."""
+    """Sizes for ten minutes on two cores, for twenty, or for an accelerator."""
     data: Literal["animals", "fashion-mnist"] = "animals"
     """Scenes of animals in silhouette, or of articles of clothing."""
     data_folder: pathlib.Path | None = None
     """Where the files of the pictures are, if not where their package installs them."""
     size: int = 96
     """Of a scene, in pixels; a multiple of 16."""
-    epochs: int = 25
+    epochs: int = 12
     scenes: int = 8000
     """New ones in each epoch."""
     test_scenes: int = 400

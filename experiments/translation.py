@@ -38,7 +38,7 @@ from fbp import ops, report, train
 @dataclasses.dataclass(frozen=True)
 class Translation(Config):
     preset: Literal["default", "full", "large"] = "default"
-    """Sizes for ten minutes of two cores or an hour of one, or for minutes of a GPU."""
+    """Sizes for ten minutes of two cores, for twenty, or for minutes of a GPU."""
     data: Literal["verses", "gettext", "libreoffice", "hub"] = "verses"
     """Bible verses, messages of programs, the pages of LibreOffice's help, or a data set of Hugging Face's `datasets`."""
     data_path: str | None = None
@@ -58,7 +58,7 @@ class Translation(Config):
     """Numbers of tokens to which sentences are filled up; pairs longer than the last are not learnt from."""
     batch_tokens: int = 1024
     """Of the target in a batch, so that there are more sentences in one of short ones."""
-    epochs: int = 4
+    epochs: int = 2
     learning_rate: float = 4e-3
     """The highest of a cosine schedule with warm-up."""
     label_smoothing: float = 0.1
@@ -83,10 +83,7 @@ class Translation(Config):
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "full": {
-        "features": 192, "heads": 6, "vocabulary": 4000, "dropout": 0.15, "batch_tokens": 1440, "epochs": 7,
-        "learning_rate": 2e-3,
-    },
+    "full": {"epochs": 4},
     "large": {
         "paraphrases": True, "gloss": False, "features": 512, "layers": 4, "heads": 8, "vocabulary": 8000, "epochs": 2,
         "dropout": 0.1, "buckets": (48, 96), "batch_tokens": 12_288, "learning_rate": 1e-3, "precision": "bfloat16",

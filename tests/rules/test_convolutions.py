@@ -7,6 +7,7 @@ import pytest
 from jax import lax
 
 import fbp
+from fbp import _compat
 from fbp.check.cases.convolutions import CASES
 from fbp.check.suite import check_case
 from fbp.rules import choices
@@ -83,6 +84,29 @@ def test_shifted_in_three_dimensions():
     x, w = normal(2, 5, 4, 6, 32), normal(3, 2, 3, 32, 33)
     fun = lambda x, w: lax.conv_general_dilated(x, w, (2, 1, 1), "SAME", None, None, ("NDHWC", "DHWIO", "NDHWC"))
     compare(fun, x, w, {"xla", "shifted"})
+
+
+TALLER = {"forward": "taller", "input_bar": "taller", "kernel_bar": "xla"}
+
+
+@pytest.mark.parametrize("padding", ["SAME", "VALID", ((2, -1), (0, 3))], ids=str)
+def test_taller_in_every_version_of_jax(padding):
+    """With NaN and infinity in the last row, which the row that is dropped sees too."""
+    x, w = normal(2, 6, 5, 3).at[0, -1, 2, 1].set(jnp.inf).at[1, -1, 0, 0].set(jnp.nan), normal(3, 2, 3, 4)
+    fun = lambda x, w: lax.conv_general_dilated(x, w, (1, 1), padding, dimension_numbers=CHANNELS_LAST)
+    rules = fbp.RULES | {lax.conv_general_dilated_p: convolution(lambda part, conv: TALLER[part])}
+    (y, pullback), (y_jax, pullback_jax) = fbp.vjp(fun, x, w, rules=rules), jax.vjp(fun, x, w)
+    for a, b in zip((y, *pullback(y_jax)), (y_jax, *pullback_jax(y_jax)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "rows, size, dilation", [(16, (3, 3), (1, 1)), (9, (2, 3), (1, 2)), (8, (4, 5), (2, 1))], ids=str
+)
+def test_taller_by_a_row_that_is_dropped(rows, size, dilation):
+    x, w = normal(48, rows, 20, 32), normal(*size, 32, 64)
+    fun = lambda x, w: lax.conv_general_dilated(x, w, (1, 1), "SAME", None, dilation, CHANNELS_LAST)
+    compare(fun, x, w, {"taller" if _compat.CONVOLVES_ON_ONE_CORE else "xla", "shifted"})
 
 
 def test_what_is_added_up_in_another_dtype_is_left_to_xla():
