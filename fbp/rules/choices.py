@@ -66,22 +66,22 @@ def convolution(part: str, conv: Any) -> str:
     is_transposed = is_spread and all(d == 1 for d in (*conv.window_strides, *conv.rhs_dilation))
     if part == "kernel_bar" and is_spread:
         return "gathered" if is_transposed else "xla"
-    last = conv.channels_last()
-    n, *pixels, features = last.y.shape
-    least = min(last.x.shape[-1], features)
+    _, *space, inputs = conv.x.shape
+    n, *pixels, outputs = conv.y.shape
+    has_features = min(inputs, outputs) >= 32
     # The kernel of others: of XLA, which takes g for a kernel, 2 to 4 times the forward pass; as one product of shifted x and
     # shifted g 0.2 to 0.7 of that, 1 of small batches, and no less where g is small, of one axis or of few features. (With
     # jax 0.12, whose XLA takes both cores, 0.35 to 1.1; 1.6 of 8 images of 32 x 32.) Each costs 0.2 s more to compile.
     if part == "kernel_bar":
-        is_large = len(pixels) > 1 and math.prod(pixels) > 64 and least >= 32
+        is_large = len(pixels) > 1 and math.prod(pixels) > 64 and has_features
         return "shifted" if is_large and conv.window_strides[-1] == 1 else "xla"
     # Forward and for the input: by YNNPACK, which jax 0.10 gives one core, unless the output is larger than the input, and then
     # by Eigen, on all cores. With one row more than there is, 0.65 to 0.95 of the time, of all of a VGG-like net 0.8; of few
     # features, few rows or little work, more, and of float64, which Eigen does not take, 20. (With jax 0.11 and 0.12 0.7 to
     # 1.3, of whole nets 1.05.)
-    is_same = pixels == [*last.x.shape[1:-1]] and not is_spread and all(s == 1 for s in conv.window_strides)
-    work = n * math.prod(pixels) * taps * last.x.shape[-1] * features
-    is_large = len(pixels) == 2 and pixels[0] >= 8 and least >= 32 and work > 1e8 and conv.x.dtype == jnp.float32
+    is_same = pixels == space and not is_spread and all(s == 1 for s in conv.window_strides)
+    work = n * math.prod(pixels) * taps * inputs * outputs
+    is_large = len(pixels) == 2 and pixels[0] >= 8 and has_features and work > 1e8 and conv.x.dtype == jnp.float32
     return "taller" if _compat.CONVOLVES_ON_ONE_CORE and is_same and is_large else "xla"
 
 
