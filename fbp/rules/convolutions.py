@@ -405,13 +405,13 @@ def shifted_kernel_bar(conv: Convolution, g, x):
 
     n, others, over = choices.images(conv), math.prod(sizes), [*range(g.ndim - 1)]
 
-    def and_of_some(i, w_bar):
-        some_g, some_x = (lax.dynamic_slice_in_dim(a, i * n, n, allow_negative_indices=False) for a in (g, x))
+    def and_of_some(w_bar, first):
+        some_g, some_x = (lax.dynamic_slice_in_dim(a, first, n, allow_negative_indices=False) for a in (g, x))
         factors = shifted_g(some_g), shifted_x(some_x)
-        return w_bar + lax.dot_general(*factors, ((over, over), ((), ())), precision=conv.precision)
+        return w_bar + lax.dot_general(*factors, ((over, over), ((), ())), precision=conv.precision), None
 
     w_bar = lax.full_like(g, 0, shape=(width * g.shape[-1], others * x.shape[-1]))
-    w_bar = lax.fori_loop(0, len(g) // n, and_of_some, w_bar)
+    w_bar, _ = lax.scan(and_of_some, w_bar, n * jnp.arange(g.shape[0] // n))
     w_bar = lax.transpose(w_bar.reshape(width, g.shape[-1], others, x.shape[-1]), (2, 0, 3, 1))
     return _kernel(conv, w_bar.reshape(-1, *w_bar.shape[2:]))
 

@@ -156,6 +156,18 @@ def test_under_transformations():
             np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5 * float(jnp.abs(b).max()))
 
 
+@pytest.mark.parametrize("groups", [1, 2, 32])
+def test_of_a_batch_that_has_no_number_yet(groups):
+    """As a program is exported for any number of images."""
+    (n,) = jax.export.symbolic_shape("n")
+    x, w = normal(5, 9, 9, 32), normal(3, 3, 32 // groups, 32)
+    fun = lambda x, w: jnp.sum(jnp.sin(grouped(groups)(x, w)))
+    shapes = jax.ShapeDtypeStruct((n, *x.shape[1:]), x.dtype), jax.ShapeDtypeStruct(w.shape, w.dtype)
+    exported = jax.export.export(jax.jit(fbp.grad(fun, (0, 1))))(*shapes)
+    for a, b in zip(exported.call(x, w), jax.grad(fun, (0, 1))(x, w), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * float(jnp.abs(b).max()))
+
+
 @pytest.mark.parametrize("groups", [2, 4])
 def test_on_many_devices(groups):
     mesh = jax.make_mesh((4,), ("i",), axis_types=(jax.sharding.AxisType.Auto,))
