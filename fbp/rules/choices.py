@@ -80,8 +80,8 @@ def convolution(part: str, conv: Any) -> str:
     # features, few rows or little work, more, and of float64, which Eigen does not take, 20. (With jax 0.11 and 0.12 0.7 to
     # 1.3, of whole nets 1.05.)
     is_same = pixels == space and not is_spread and all(s == 1 for s in conv.window_strides)
-    images = n if isinstance(n, int) else 0  # they may have no number yet
-    work = images * math.prod(pixels) * taps * inputs * outputs
+    batch = n if isinstance(n, int) else 0  # it may have no number yet
+    work = batch * math.prod(pixels) * taps * inputs * outputs
     is_large = len(pixels) == 2 and pixels[0] >= 8 and has_features and work > 1e8 and conv.x.dtype == jnp.float32
     return "taller" if _compat.CONVOLVES_ON_ONE_CORE and is_same and is_large else "xla"
 
