@@ -62,36 +62,23 @@ def convolution(part: str, conv: Any) -> str:
     # 1x1, one product of matrices: 0.6 to 0.9, and 0.3 to 0.5 for the kernel.
     if taps == 1 and not is_spread and all(pad == (0, 0) for pad in conv.padding):
         return "product"
-    # The kernel of a transposed convolution: 0.05 to 0.1.
-    is_transposed = is_spread and all(d == 1 for d in (*conv.window_strides, *conv.rhs_dilation))
-    if part == "kernel_bar" and is_spread:
-        return "gathered" if is_transposed else "xla"
-    _, *space, inputs = conv.x.shape
-    n, *pixels, outputs = conv.y.shape
-    has_features = min(inputs, outputs) >= 32
-    # The kernel of others: of XLA, which takes g for a kernel, 2 to 4 times the forward pass; as one product of shifted x and
-    # shifted g 0.2 to 0.7 of that, 1 of small batches, and no less where g is small, of one axis or of few features. (With
-    # jax 0.12, whose XLA takes both cores, 0.35 to 1.1; 1.6 of 8 images of 32 x 32.) Each costs 0.2 s more to compile.
     if part == "kernel_bar":
-        is_large = len(pixels) > 1 and math.prod(pixels) > 64 and has_features
-        return "shifted" if is_large and conv.window_strides[-1] == 1 else "xla"
+        # Transposed: 0.05 to 0.1. Of others, one product of x, shifted along one axis, and of g, shifted along the other, is 0.4
+        # to 2 of XLA's time, by the machine, and takes 0.2 s more to compile.
+        is_transposed = is_spread and all(d == 1 for d in (*conv.window_strides, *conv.rhs_dilation))
+        return "gathered" if is_transposed else "xla"
     # Forward and for the input: by YNNPACK, which jax 0.10 gives one core, unless the output is larger than the input, and then
     # by Eigen, on all cores. With one row more than there is, 0.65 to 0.95 of the time, of all of a VGG-like net 0.8; of few
     # features, few rows or little work, more, and of float64, which Eigen does not take, 20. (With jax 0.11 and 0.12 0.7 to
     # 1.3, of whole nets 1.05.)
+    _, *space, inputs = conv.x.shape
+    n, *pixels, outputs = conv.y.shape
     is_same = pixels == space and not is_spread and all(s == 1 for s in conv.window_strides)
     batch = n if isinstance(n, int) else 0  # it may have no number yet
     work = batch * math.prod(pixels) * taps * inputs * outputs
-    is_large = len(pixels) == 2 and pixels[0] >= 8 and has_features and work > 1e8 and conv.x.dtype == jnp.float32
-    return "taller" if _compat.CONVOLVES_ON_ONE_CORE and is_same and is_large else "xla"
-
-
-def images(conv: Any) -> int:
-    """Of how many images at a time the kernel's cotangent is a product: those whose shifted x and shifted g fill the cache."""
-    *others, width = conv.kernel_sizes
-    features = math.prod(others) * conv.x.shape[-1] + width * conv.y.shape[-1]
-    image = math.prod(conv.y.shape[1:-2]) * conv.x.shape[-2] * features * conv.x.dtype.itemsize
-    return max(n for n in range(1, max(1, CACHE // image) + 1) if conv.x.shape[0] % n == 0)
+    is_large = len(pixels) == 2 and pixels[0] >= 8 and min(inputs, outputs) >= 32 and work > 1e8
+    is_float32 = conv.x.dtype == jnp.float32
+    return "taller" if _compat.CONVOLVES_ON_ONE_CORE and is_same and is_large and is_float32 else "xla"
 
 
 def takes_cotangent_first(g: Any, x: Any) -> bool:

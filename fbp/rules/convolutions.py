@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -383,39 +382,6 @@ def gathered_kernel_bar(conv: Convolution, g, x):
     return _kernel(conv, jnp.moveaxis(product, 0, 1))
 
 
-# ------------------------------------- shifted: w_bar from x shifted along all axes but the last, and y_bar along the last one
-
-
-def shifted_kernel_bar(conv: Convolution, g, x):
-    """w_bar_kl = Σ_ij y_bar_ij x_{i+k,j+l} = Σ_ij y_bar_{i,j-l} x_{i+k,j}: of some images at a time, one product of the x_{i+k}
-    of every k, side by side, with the y_bar_{j-l} of every l."""
-    *rest, (low, _, _), features = _padding_config(conv)
-    *sizes, width = conv.kernel_sizes
-    *dilations, dilation = conv.rhs_dilation
-    zero, places = lax.full((), 0, g.dtype), [dilation * k - low for k in range(width)]
-
-    def shifted_x(x):
-        x, y_shape = lax.pad(x, zero, [*rest, (0, 0, 0), features]), (len(x), *g.shape[1:-2], *x.shape[-2:])
-        found = taps((1, *sizes, 1, 1), (1, *dilations, 1, 1), _strides(conv), y_shape)
-        return lax.concatenate([lax.slice(x, *where, _strides(conv)) for where in found], x.ndim - 1)
-
-    def shifted_g(g):
-        none, room = [(0, 0, 0)] * (g.ndim - 2), x.shape[-2] - g.shape[-2]
-        return lax.concatenate([lax.pad(g, zero, [*none, (n, room - n, 0), (0, 0, 0)]) for n in places], g.ndim - 1)
-
-    n, others, over = choices.images(conv), math.prod(sizes), [*range(g.ndim - 1)]
-
-    def and_of_some(w_bar, first):
-        some_g, some_x = (lax.dynamic_slice_in_dim(a, first, n, allow_negative_indices=False) for a in (g, x))
-        factors = shifted_g(some_g), shifted_x(some_x)
-        return w_bar + lax.dot_general(*factors, ((over, over), ((), ())), precision=conv.precision), None
-
-    w_bar = lax.full_like(g, 0, shape=(width * g.shape[-1], others * x.shape[-1]))
-    w_bar, _ = lax.scan(and_of_some, w_bar, n * jnp.arange(g.shape[0] // n))
-    w_bar = lax.transpose(w_bar.reshape(width, g.shape[-1], others, x.shape[-1]), (2, 0, 3, 1))
-    return _kernel(conv, w_bar.reshape(-1, *w_bar.shape[2:]))
-
-
 # ---------------------------------------------------------------------------------------------------------- the rule
 
 FORWARD = {
@@ -428,7 +394,7 @@ INPUT_BAR = {
 }  # fmt: skip
 KERNEL_BAR = {
     "xla": xla_kernel_bar, "grouped": grouped_kernel_bar, "product": product_kernel_bar, "depthwise": depthwise_kernel_bar,
-    "gathered": gathered_kernel_bar, "shifted": shifted_kernel_bar,
+    "gathered": gathered_kernel_bar,
 }  # fmt: skip
 
 
