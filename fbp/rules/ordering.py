@@ -5,7 +5,16 @@ from jax import lax
 from jax.extend.core import primitives as p
 
 from fbp.core import Rule, zeros
-from fbp.rules.common import explicit_sharding, where_flowing
+from fbp.rules.common import explicit_sharding
+
+
+def _to_places(y_bar, places, aval, axis):
+    """The cotangent that is y_bar at these places along an axis, each of which comes once, and zero elsewhere."""
+    axis %= aval.ndim
+    others = tuple(i for i in range(aval.ndim) if i != axis)
+    numbers = lax.ScatterDimensionNumbers((), (axis,), (axis,), others, others)
+    x_bar, places = zeros(aval.update(weak_type=False)), lax.expand_dims(places, [places.ndim])
+    return lax.scatter_add(x_bar, places, y_bar, numbers, unique_indices=True, mode="promise_in_bounds")
 
 
 def _sort_forward(site, *xs, dimension, is_stable, num_keys):
@@ -16,13 +25,9 @@ def _sort_forward(site, *xs, dimension, is_stable, num_keys):
 
 
 def _sort_backward(site, order, *y_bars, dimension, **_):
-    """y = x[order]  =>  x_bar[order] = y_bar: the cotangents, sorted by where their elements came from."""
-
-    def back(places):
-        _, *x_bars = lax.sort((order, *(y_bars[i] for i in places)), dimension=dimension, num_keys=1)
-        return x_bars
-
-    return where_flowing(y_bars, back)
+    """y = x[order]  =>  x_bar[order] = y_bar."""
+    bars = zip(y_bars, site.avals, strict=True)
+    return [None if y_bar is None else _to_places(y_bar, order, aval, dimension) for y_bar, aval in bars]
 
 
 def _top_k_forward(site, x, **params):
@@ -31,10 +36,7 @@ def _top_k_forward(site, x, **params):
 
 
 def _top_k_backward(site, indices, y_bar, _, *, axis, **__):
-    places = [lax.broadcasted_iota(indices.dtype, indices.shape, i) for i in range(indices.ndim)]
-    places[axis] = indices
-    x_bar = zeros(site.avals[0].update(weak_type=False))
-    return [x_bar.at[tuple(places)].add(y_bar, mode="promise_in_bounds", unique_indices=True)]
+    return [_to_places(y_bar, indices, site.avals[0], axis)]
 
 
 RULES = {

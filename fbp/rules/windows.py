@@ -3,11 +3,13 @@
 import math
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import primitives as p
 
 from fbp.core import Rule, table
+from fbp.rules import choices
 from fbp.rules.common import taps, where
 from fbp.rules.convolutions import spread_size
 from fbp.rules.shapes import unpad
@@ -86,7 +88,12 @@ def chosen_in_window(select_prim):
 
     def forward(site, x, **windows):
         y = site.primitive.bind(x, **windows)
-        return y, _choice(x, y.shape, select_prim, **windows) if _is_small(windows) else x
+        if not _is_small(windows):
+            return y, x
+        if choices.searches_one_by_one(jax.typeof(x), **windows):
+            one = lambda x: _choice(x[None], (1, *y.shape[1:]), select_prim, **windows)[0]
+            return y, lax.map(one, x)
+        return y, _choice(x, y.shape, select_prim, **windows)
 
     def backward(site, kept, g, **windows):
         if _is_small(windows):

@@ -32,6 +32,31 @@ def test_in_a_tie_the_same_element_of_the_window_gets_the_cotangent_as_in_jax():
         np.testing.assert_array_equal(fbp.grad(fun)(IMAGE), jax.grad(fun)(IMAGE))
 
 
+@pytest.mark.parametrize(
+    "window, strides, padding", [(3, 2, "SAME"), (3, 1, "VALID"), (2, 1, ((0, 0), (1, 2), (0, 1), (0, 0)))]
+)
+def test_windows_of_several_images_that_overlap(window, strides, padding):
+    """Which are searched one by one on a CPU: ties, NaN and infinity among them; under vmap, too."""
+    images = jnp.concatenate([IMAGE, -IMAGE, IMAGE.at[0, 2, 3].set(jnp.nan), IMAGE.at[0, 4].set(-jnp.inf)])
+    fun = lambda x: max_pool(x, (1, window, window, 1), (1, strides, strides, 1), padding)
+    (y, pullback), (y_jax, pullback_jax) = fbp.vjp(fun, images), jax.vjp(fun, images)
+    bar = jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape)
+    np.testing.assert_array_equal(y, y_jax)
+    np.testing.assert_allclose(pullback(bar)[0], pullback_jax(bar)[0], rtol=1e-6)
+    assert [array.dtype for array in kept(fun, images)] == [jnp.int8]
+    two, of_bar = images.reshape(2, 2, *images.shape[1:]), bar.reshape(2, 2, *bar.shape[1:])
+    x_bar = jax.vmap(lambda x, bar: fbp.vjp(fun, x)[1](bar)[0])(two, of_bar)
+    np.testing.assert_allclose(x_bar.reshape(images.shape), pullback_jax(bar)[0], rtol=1e-6)
+
+
+def test_a_search_that_reads_windows_which_overlap_is_not_merged_with_the_backward_pass():
+    """It would be made once for each window that an element is in. A loop keeps the two apart."""
+    loss = lambda x: jnp.sum(max_pool(x, (1, 3, 3, 1), (1, 2, 2, 1), "SAME") ** 2)
+    program = str(jax.make_jaxpr(fbp.grad(loss))(jnp.concatenate([IMAGE, IMAGE])))
+    assert ("scan" in program) == (jax.default_backend() == "cpu")
+    assert "scan" not in str(jax.make_jaxpr(fbp.grad(lambda x: jnp.sum(max_pool(x))))(jnp.concatenate([IMAGE, IMAGE])))
+
+
 def test_max_pooling_keeps_small_integers_only():
     (places,) = kept(max_pool, IMAGE)
     assert places.dtype == jnp.int8 and places.shape == (1, 3, 3, 2)

@@ -1,0 +1,62 @@
+"""Single operations, as JAX and Flax have them, under jax.vjp and fbp.vjp: what one rule is worth, forward and back."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as linen
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+import fbp
+from benchmarks.layers import normal
+from benchmarks.measure import Program, Variant
+
+CHANNELS_LAST = ("NHWC", "HWIO", "NHWC")
+
+
+def of(fun: Callable[..., jax.Array], x: Any, *others: Any) -> Program:
+    """y = fun(x, *others), and the cotangent of x for a random one of y."""
+    y_bar = normal(*jax.eval_shape(fun, x, *others).shape, seed=1)
+
+    def step(vjp: Callable, x, y_bar, *others):
+        y, pullback = vjp(lambda x: fun(x, *others), x)
+        return y, pullback(y_bar)[0]
+
+    forward = lambda x, y_bar, *others: fun(x, *others)
+    steps = {"jax.grad": functools.partial(step, jax.vjp), "fbp.grad": functools.partial(step, fbp.vjp)}
+    return Program(forward, {name: Variant(step, x, (y_bar, *others)) for name, step in steps.items()})
+
+
+def convolution(
+    name: str, x: tuple[int, ...], kernel: tuple[int, ...], **options: Any
+) -> dict[str, Callable[[], Program]]:
+    """A convolution with respect to its input and with respect to its kernel."""
+    options = {"window_strides": (1, 1), "padding": "SAME", "dimension_numbers": CHANNELS_LAST} | options
+    apply = functools.partial(lax.conv_general_dilated, **options)
+    return {
+        f"{name}-input": lambda: of(lambda x, w: apply(x, w), normal(*x), normal(*kernel)),
+        f"{name}-kernel": lambda: of(lambda w, x: apply(x, w), normal(*kernel), normal(*x)),
+    }
+
+
+CASES: dict[str, Callable[[], Program]] = {
+    "max-pool-2x2": lambda: of(lambda x: linen.max_pool(x, (2, 2), (2, 2)), normal(32, 32, 32, 64)),
+    "max-pool-3x3": lambda: of(lambda x: linen.max_pool(x, (3, 3), (2, 2), "SAME"), normal(32, 32, 32, 64)),
+    "avg-pool-2x2": lambda: of(lambda x: linen.avg_pool(x, (2, 2), (2, 2)), normal(32, 32, 32, 64)),
+    **convolution("depthwise", (32, 32, 32, 64), (3, 3, 1, 64), feature_group_count=64),
+    **convolution("grouped", (16, 16, 16, 64), (3, 3, 4, 64), feature_group_count=16),
+    **convolution("1x1", (32, 32, 32, 64), (1, 1, 64, 64)),
+    **convolution("strided", (32, 32, 32, 32), (3, 3, 32, 64), window_strides=(2, 2)),
+    **convolution("transposed", (8, 16, 16, 64), (3, 3, 64, 32), padding=[(1, 2), (1, 2)], lhs_dilation=(2, 2)),
+    **convolution("plain", (32, 32, 32, 32), (3, 3, 32, 32)),
+    "softmax": lambda: of(jax.nn.softmax, normal(16, 8, 128, 128)),
+    "standardize": lambda: of(lambda x: jax.nn.standardize(x, -1), normal(16, 256, 512)),
+    "gelu": lambda: of(jax.nn.gelu, normal(16, 256, 1024)),
+    "cumsum": lambda: of(lambda x: jnp.cumsum(x, 1), normal(16, 1024, 128)),
+    "logsumexp": lambda: of(lambda x: jax.nn.logsumexp(x, -1), normal(1024, 8192)),
+    "sort": lambda: of(lambda x: jnp.sort(x, -1), normal(256, 1024)),
+}
