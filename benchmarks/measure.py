@@ -43,6 +43,9 @@ class Variant(NamedTuple):
     jitted: bool = True
 
 
+LITTLE = 1 << 16  # bytes
+
+
 class Program(NamedTuple):
     """The same gradient in several ways, by name. The first is what the others are compared with, and `forward` is its loss
     alone."""
@@ -72,9 +75,11 @@ class Result(NamedTuple):
     flops: int
 
     def ratio(self, name: str, quantity: str = "step", to: str | None = None) -> float:
+        """nan where one of the two is not known, or the reference needs no memory to speak of."""
         reference = getattr(self.variants[to or next(iter(self.variants))], quantity)
         measured = getattr(self.variants[name], quantity)
-        return measured / reference if reference and measured is not None else float("nan")
+        least = LITTLE if quantity == "memory" else 0
+        return measured / reference if measured is not None and (reference or 0) > least else float("nan")
 
     def spread(self, name: str) -> tuple[float, float]:
         """The quartiles of the ratio of step times, round by round."""

@@ -123,7 +123,7 @@ def vjp(fun: Callable, *primals, has_aux: bool = False, rules: Rulebook = RULES)
         aux_leaves, aux_tree = jax.tree.flatten(aux)
         return [*ys, *aux_leaves]
 
-    outputs, pullback = Differentiate(rules)(flat_fun, needs, *xs, held=[True] * len(xs))
+    outputs, pullback = Differentiate(rules)(flat_fun, needs, *xs, at_hand=True)
     outputs = [value(y) for y in outputs]
     ys, aux = outputs[:n_out], outputs[n_out:]
     pullback = pullback.only(slice(n_out))

@@ -270,12 +270,13 @@ class Differentiate(NamedTuple):
     rules: Rulebook
 
     def __call__(
-        self, fun: Callable[..., Sequence], needs: Sequence[bool], *xs, held: Sequence[bool] = ()
+        self, fun: Callable[..., Sequence], needs: Sequence[bool], *xs, held: Sequence[bool] = (), at_hand: bool = False
     ) -> tuple[list, Pullback]:
         """ys, pullback of the flat function `fun` at `xs`, for the inputs where `needs` says so.
 
         A y that no cotangent can flow back from comes as `Stopped`. `held` says which of the xs, and then of the ys, are
-        kept anyway, so that to keep them for the pullback costs nothing."""
+        kept anyway, so that to keep them for the pullback costs nothing; `at_hand` says that all ys are, and that all xs are
+        there in the backward pass, as a caller's arguments are (see `fbp.recompute.cheapest`)."""
         with take_current_trace() as parent:
             trace = Record(parent, self.rules)
             inputs = [trace.new_tracer(x) for x in xs]
@@ -284,10 +285,13 @@ class Differentiate(NamedTuple):
                 outputs = fun(*inputs)
             ys = [trace.lower(y) if trace.slot(y) is not None else Stopped(y) for y in outputs]
             slots = tuple(trace.slot(y) for y in outputs)
-            free = {trace.index_of.get(id(value(z))) for z, is_held in zip([*xs, *ys], held, strict=False) if is_held}
+            number = lambda z: trace.index_of.get(id(value(z)))
+            free = {number(z) for z, is_held in zip([*xs, *ys], held, strict=False) if is_held}
+            there = {number(x) for x in xs} if at_hand else set()
+            free |= {number(value(y)) for y in ys} if at_hand else set()
             entries, reruns, arrays = trace.finish()
         tape = Tape(_live(entries, slots), tuple(needs), slots, (), reruns)
-        kept = cheapest(tape.wanted(), reruns, lambda k: 0 if k in free else _bytes(arrays[k]))
+        kept = cheapest(tape.wanted(), reruns, lambda k: 0 if k in free else _bytes(arrays[k]), there)
         return ys, _keeping(tape, dict(enumerate(arrays)), kept)
 
     def with_rules(self, rules: Mapping[Primitive, Rule]) -> Differentiate:

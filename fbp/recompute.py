@@ -81,10 +81,20 @@ def behind(wanted: Iterable[int], origin: Mapping[int, Rerun], kept: set[int]) -
     return found
 
 
-def cheapest(wanted: Iterable[int], reruns: Sequence[Rerun], size: Callable[[int], int]) -> set[int]:
+def cheapest(
+    wanted: Iterable[int], reruns: Sequence[Rerun], size: Callable[[int], int], at_hand: Iterable[int | None] = ()
+) -> set[int]:
     """Which values to keep, so that all that are wanted can be had, in the fewest bytes. Of equally good choices, that
-    which runs the least again."""
-    wanted, origin = set(wanted), origins(reruns)
+    which runs the least again.
+
+    What is smaller than the one value `at_hand` that it is computed from, as a weight in half precision, is not kept. Otherwise
+    such a value counts as any: where all is computed from arguments the program is short, and to run it again would take
+    more time and no less memory."""
+    wanted, origin, at_hand = set(wanted), origins(reruns), set(at_hand)
+    reads = {k: numbers(origin[k].reads) for k in wanted if k in origin}
+    from_one = {k: read[0] for k, read in reads.items() if len(read) == 1 and read[0] in at_hand}
+    smaller = {k: r for k, r in from_one.items() if size(k) < size(r)}
+    wanted = wanted - smaller.keys() | {*smaller.values()}
     involved = behind(wanted, origin, set())
     kept = {k for k in wanted if k not in origin}
     places = {k: i for i, k in enumerate(involved - kept)}

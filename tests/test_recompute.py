@@ -101,9 +101,24 @@ def test_a_mapped_cotangent_does_not_map_what_is_computed_again():
 
 
 def test_values_that_python_sees_are_kept():
-    fun = lambda x: lax.exp(lax.neg(lax.tanh(x)))
-    assert len(jax.tree.leaves(fbp.vjp(fun, X)[1])) == 2  # tanh x and exp(-tanh x)
-    assert kept(fun, X) == []
+    fun = lambda x: lax.sin(lax.exp(lax.tanh(x)))
+    assert len(jax.tree.leaves(fbp.vjp(fun, X)[1])) == 2  # tanh x and exp(tanh x)
+    assert kept(fun, X) == [(8, 8)]
+
+
+def test_what_comes_of_arguments_alone_is_computed_once():
+    """A short program has no memory to save: it would only take longer."""
+    for fun, primitive in (
+        (jax.nn.logsumexp, lax.exp_p),
+        (jax.nn.sigmoid, lax.logistic_p),
+        (jax.nn.softmax, lax.exp_p),
+    ):
+        assert count(primitive, lambda x, y_bar, fun=fun: fbp.vjp(fun, x)[1](y_bar), X, fun(X)) == 1
+
+
+def test_a_weight_in_half_precision_is_made_again_of_the_argument():
+    fun = lambda w, x: jnp.sum(x @ w.astype(jnp.bfloat16))
+    assert kept(fun, W, X.astype(jnp.bfloat16)) == []
 
 
 def test_a_replaced_rule_is_not_run_again():

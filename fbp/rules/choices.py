@@ -29,7 +29,7 @@ CHEAP = frozenset({
     p.max_p, p.min_p, p.clamp_p, p.select_n_p, p.stop_gradient_p,
     p.lt_p, p.le_p, p.gt_p, p.ge_p, p.and_p, p.or_p, p.not_p,  # but see `fbp.core.jumps`
     p.convert_element_type_p, p.copy_p, p.broadcast_in_dim_p, p.iota_p,
-    p.reshape_p, p.squeeze_p, p.transpose_p, p.rev_p, p.slice_p, p.pad_p, p.concatenate_p,
+    p.reshape_p, p.squeeze_p, p.transpose_p, p.rev_p,
     p.jit_p, p.custom_jvp_call_p,  # as cheap as what is inside of them
     *_compat.where_known(dict.fromkeys(["split_p", "one_minus_square_p", "log2_p"])),
 })  # fmt: skip

@@ -20,20 +20,22 @@ def fft_bar(g, *, site, fft_type, fft_lengths):
 
 
 def _half_bar(g, lengths):
-    """y = the first ⌊n/2⌋ + 1 entries, along the last axis, of F x for real x  =>  x_bar = Re F (g, 0)."""
-    missing = lengths[-1] - g.shape[-1]
-    g = lax.pad(g, jnp.zeros((), g.dtype), [*[(0, 0, 0)] * (g.ndim - 1), (0, missing, 0)])
-    return lax.real(lax.fft(g, lax.FftType.FFT, lengths))
+    """y_k = Σ_j x_j e^{-2πi jk/n} for k ≤ n/2, and real x  =>  x_bar_j = Re Σ_k g_k e^{-2πi jk/n}: n times the inverse
+    transform to real numbers, which counts the k that have a mirror image twice, of g*_k / m_k."""
+    scale = math.prod(lengths) / _images(g, lengths)
+    return lax.fft(lax.conj(g) * scale.astype(g.dtype), lax.FftType.IRFFT, lengths)
 
 
 def _hermitian_bar(g, x, lengths):
-    """y_j = 1/n Re Σ_k m_k x_k e^{2πi jk/n}, where m_k = 2 but 1 for those k, 0 and n/2, that have no mirror image
-    =>  x_bar_k = m_k/n Σ_j g_j e^{2πi jk/n}."""
-    n = lengths[-1]
-    k = lax.broadcasted_iota(jnp.int32, x.shape, len(x.shape) - 1)
-    mirrored = (k > 0) & (k < (n + 1) // 2)
-    scale = jnp.where(mirrored, 2 / math.prod(lengths), 1 / math.prod(lengths)).astype(g.dtype)
+    """y_j = 1/n Re Σ_k m_k x_k e^{2πi jk/n}  =>  x_bar_k = m_k/n Σ_j g_j e^{2πi jk/n}."""
+    scale = _images(x, lengths) / math.prod(lengths)
     return scale.astype(x.dtype) * lax.conj(lax.fft(g, lax.FftType.RFFT, lengths))
+
+
+def _images(half, lengths):
+    """m_k: 2, but 1 for those k along the last axis, 0 and n/2, that have no mirror image."""
+    k = lax.broadcasted_iota(jnp.int32, half.shape, len(half.shape) - 1)
+    return jnp.where((k > 0) & (k < (lengths[-1] + 1) // 2), 2.0, 1.0)
 
 
 RULES = {p.fft_p: table(fft_bar)}

@@ -44,13 +44,13 @@ def scanned(combine):
     """A cumulative operation is an associative scan, and is reversed as one, as JAX does: what that does in a tie, or
     at a zero, is the convention."""
 
-    def forward(site, x, **params):
-        return site.primitive.bind(x, **params), x
-
-    def backward(site, x, g, *, axis, reverse):
-        (_,), pullback = site.vjp(
+    def forward(site, x, *, axis, reverse):
+        (y,), pullback = site.vjp(
             lambda x: [lax.associative_scan(combine, x, reverse=reverse, axis=axis)], site.needs, x
         )
+        return y, pullback
+
+    def backward(site, pullback, g, **_):
         return pullback(g)
 
     return Rule(forward, backward)

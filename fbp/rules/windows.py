@@ -1,5 +1,6 @@
 """Windows: sums and maxima over a sliding window, as in pooling."""
 
+import itertools
 import math
 from typing import Any
 
@@ -60,15 +61,25 @@ def _choice(x, y_shape, select_prim, *, window_dimensions, window_strides, paddi
 
 
 def _to_choice(g, choice, x, *, window_dimensions, window_strides, padding, base_dilation, window_dilation):
-    """Each g to the element of x (a type) that was chosen: a sum of masked copies of g, without a second search."""
+    """Each g to the element of x (a type) that was chosen: sums of masked copies of g, without a second search.
+
+    Where all outputs find the same element of their windows, every stride-th of x, is a plane of the padded x; x_bar is woven
+    of the planes."""
     config = _padding_config(padding, base_dilation)
     sizes = [spread_size(n, d) + lo + hi for n, d, (lo, hi) in zip(x.shape, base_dilation, padding, strict=True)]
-    padded_bar: Any = 0
-    for k, (starts, ends) in enumerate(taps(window_dimensions, window_dilation, window_strides, g.shape)):
-        part = where(choice == k, g, lax.full_like(g, 0))
-        around = [(a, n - b, s - 1) for a, b, n, s in zip(starts, ends, sizes, window_strides, strict=True)]
-        padded_bar = padded_bar + lax.pad(part, lax.full((), 0, g.dtype), around)
-    return unpad(padded_bar, config)
+    lengths = [-(-n // s) for n, s in zip(sizes, window_strides, strict=True)]
+    planes = {}
+    for k, (starts, _) in enumerate(taps(window_dimensions, window_dilation, window_strides, g.shape)):
+        steps, plane = zip(*map(divmod, starts, window_strides), strict=True)
+        around = [(a, n - a - m, 0) for a, n, m in zip(steps, lengths, g.shape, strict=True)]
+        part = lax.pad(where(choice == k, g, lax.full_like(g, 0)), lax.full((), 0, g.dtype), around)
+        planes[plane] = planes[plane] + part if plane in planes else part
+    zeros = lax.full(lengths, 0, g.dtype)
+    every = [planes.get(plane, zeros) for plane in itertools.product(*map(range, window_strides))]
+    woven = jnp.stack(every).reshape(*window_strides, *lengths)
+    woven = lax.transpose(woven, [i + j for i in range(g.ndim) for j in (g.ndim, 0)])  # each stride behind its length
+    padded_bar = woven.reshape([n * s for n, s in zip(lengths, window_strides, strict=True)])
+    return unpad(lax.slice(padded_bar, [0] * g.ndim, sizes), config)
 
 
 def _to_searched(site, g, x, select_prim, *, base_dilation, window_dilation, **params):
