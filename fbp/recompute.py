@@ -93,7 +93,7 @@ def cheapest(
     wanted, origin, at_hand = set(wanted), origins(reruns), set(at_hand)
     reads = {k: numbers(origin[k].reads) for k in wanted if k in origin}
     from_one = {k: read[0] for k, read in reads.items() if len(read) == 1 and read[0] in at_hand}
-    smaller = {k: r for k, r in from_one.items() if size(k) < size(r)}
+    smaller = {k: r for k, r in from_one.items() if 0 < size(k) < size(r)}
     wanted = wanted - smaller.keys() | {*smaller.values()}
     involved = behind(wanted, origin, set())
     kept = {k for k in wanted if k not in origin}
