@@ -22,7 +22,9 @@ from fbp import _compat
 # over the elements, which the compiler merges with the next. Memory 0.5 to 0.7 of what it is with everything kept in nets
 # with normalization and in transformers, in about the same time; less of both where a loop stacks what is kept. Sums and
 # products are not: they are long, or what they give is small. Nor are functions whose series are long (lgamma, erf_inv,
-# powers), nor those that jump (==, sign, floor): what they read may be rounded otherwise when it is computed again.
+# powers), nor those that jump (==, sign, floor): what they read may be rounded otherwise when it is computed again. Nor
+# slices, pads and concatenations, which put things elsewhere: merged with what reads them, they are computed for each place
+# (with them an associative scan took three times as long, and a U-Net no less memory).
 CHEAP = frozenset({
     p.neg_p, p.add_p, p.sub_p, p.mul_p, p.div_p, p.abs_p, p.square_p, p.integer_pow_p, p.sqrt_p, p.rsqrt_p,
     p.exp_p, p.exp2_p, p.expm1_p, p.log_p, p.log1p_p, p.logistic_p, p.tanh_p, p.erf_p,

@@ -9,8 +9,8 @@ import tyro
 
 import fbp
 from benchmarks import __main__ as bench
-from benchmarks import accelerator, drop_in
-from benchmarks.measure import Program, Variant, geometric_mean, measure, product_flops
+from benchmarks import accelerator, drop_in, operations
+from benchmarks.measure import Measured, Program, Result, Variant, geometric_mean, measure, product_flops
 
 X = jnp.linspace(0.0, 1.0, 64).reshape(8, 8)
 BATCH = (X,)
@@ -65,6 +65,21 @@ def test_the_programs_have_a_gradient(name):
     for variant in drop_in.CASES[name]().variants.values():
         loss, gradient = jax.eval_shape(variant.step, variant.params, *variant.batch)
         assert loss.shape == () and jax.tree.structure(gradient) == jax.tree.structure(variant.params)
+
+
+@pytest.mark.parametrize("name", operations.CASES)
+def test_an_operation_gives_its_result_and_the_cotangent_of_its_first_argument(name):
+    program = operations.CASES[name]()
+    for variant in program.variants.values():
+        y, x_bar = jax.eval_shape(variant.step, variant.params, *variant.batch)
+        assert y == jax.eval_shape(program.forward, variant.params, *variant.batch)
+        assert x_bar.shape == variant.params.shape and y.shape == variant.batch[0].shape
+
+
+def test_memory_that_is_none_to_speak_of_has_no_ratio():
+    little, more = (Measured(1.0, (1.0,), 1.0, 1.0, memory, 1, 0.0) for memory in (100, 1 << 20))
+    assert math.isnan(Result({"jax.grad": little, "fbp.grad": more}, 1.0, 1).ratio("fbp.grad", "memory"))
+    assert Result({"jax.grad": more, "fbp.grad": little}, 1.0, 1).ratio("fbp.grad", "memory") == 100 / (1 << 20)
 
 
 def test_products_are_counted_inside_of_loops_and_calls():
