@@ -83,16 +83,21 @@ def convolution(part: str, conv: Any) -> str:
     return "taller" if _compat.CONVOLVES_ON_ONE_CORE and is_same and is_large and is_float32 else "xla"
 
 
-def searches_one_by_one(x: Any, *, window_dimensions, window_strides, padding, base_dilation, window_dilation) -> bool:
-    """Whether the maxima of windows are searched in a loop over the first axis of x, in images one by one."""
+def images_searched_at_a_time(
+    x: Any, *, window_dimensions, window_strides, padding, base_dilation, window_dilation
+) -> int:
+    """In a loop over so many of the first axis of x the largest elements of windows are searched; 0 if all at once."""
     # On CPUs XLA merges the search, elementwise as it is, with the backward pass, and where windows overlap, makes it once for
     # each window that an element is in: a pool of 3 x 3 took 1.0 to 1.4 of JAX's time (select_and_scatter), and takes 0.1.
     if jax.default_backend() != "cpu" or not x.sharding.mesh.empty:
-        return False
+        return 0
     sizes = [d * (n - 1) + 1 for n, d in zip(window_dimensions, window_dilation, strict=True)]
     overlaps = any(size > stride for size, stride in zip(sizes, window_strides, strict=True))
     is_batch = (window_dimensions[0], window_strides[0], padding[0], base_dilation[0]) == (1, 1, (0, 0), 1)
-    return overlaps and is_batch and isinstance(x.shape[0], int) and x.shape[0] > 1
+    if not (overlaps and is_batch and isinstance(x.shape[0], int)):
+        return 0
+    image = math.prod(x.shape[1:]) * x.dtype.itemsize
+    return min(max(1, CACHE // max(1, image)), x.shape[0] // 2)  # two steps at least: of one, XLA makes no loop
 
 
 def takes_cotangent_first(g: Any, x: Any) -> bool:

@@ -101,9 +101,9 @@ def chosen_in_window(select_prim):
         y = site.primitive.bind(x, **windows)
         if not _is_small(windows):
             return y, x
-        if choices.searches_one_by_one(jax.typeof(x), **windows):
-            one = lambda x: _choice(x[None], (1, *y.shape[1:]), select_prim, **windows)[0]
-            return y, lax.map(one, x)
+        if images := choices.images_searched_at_a_time(jax.typeof(x), **windows):
+            of_one = lambda x: _choice(x[None], (1, *y.shape[1:]), select_prim, **windows)[0]
+            return y, lax.map(of_one, x, batch_size=images)
         return y, _choice(x, y.shape, select_prim, **windows)
 
     def backward(site, kept, g, **windows):
