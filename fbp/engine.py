@@ -287,8 +287,8 @@ class Differentiate(NamedTuple):
             slots = tuple(trace.slot(y) for y in outputs)
             number = lambda z: trace.index_of.get(id(value(z)))
             free = {number(z) for z, is_held in zip([*xs, *ys], held, strict=False) if is_held}
-            there = {number(x) for x in xs} if at_hand else set()
-            free |= {number(value(y)) for y in ys} if at_hand else set()
+            free |= {number(y) for y in ys if at_hand}
+            there = {number(x) for x in xs if at_hand}
             entries, reruns, arrays = trace.finish()
         tape = Tape(_live(entries, slots), tuple(needs), slots, (), reruns)
         kept = cheapest(tape.wanted(), reruns, lambda k: 0 if k in free else _bytes(arrays[k]), there)
