@@ -38,9 +38,15 @@ def convolution(
     options = {"window_strides": (1, 1), "padding": "SAME", "dimension_numbers": CHANNELS_LAST} | options
     apply = functools.partial(lax.conv_general_dilated, **options)
     return {
-        f"{name}-input": lambda: of(lambda x, w: apply(x, w), normal(*x), normal(*kernel)),
+        f"{name}-input": lambda: of(apply, normal(*x), normal(*kernel)),
         f"{name}-kernel": lambda: of(lambda w, x: apply(x, w), normal(*kernel), normal(*x)),
     }
+
+
+def linear_recurrence(x: jax.Array) -> jax.Array:
+    """h_t = sigmoid(x_t) h_{t-1} + x_t, in logarithmic depth."""
+    after = lambda a, b: (a[0] * b[0], a[1] * b[0] + b[1])
+    return lax.associative_scan(after, (jax.nn.sigmoid(x), x), axis=1)[1]
 
 
 CASES: dict[str, Callable[[], Program]] = {
@@ -57,6 +63,11 @@ CASES: dict[str, Callable[[], Program]] = {
     "standardize": lambda: of(lambda x: jax.nn.standardize(x, -1), normal(16, 256, 512)),
     "gelu": lambda: of(jax.nn.gelu, normal(16, 256, 1024)),
     "cumsum": lambda: of(lambda x: jnp.cumsum(x, 1), normal(16, 1024, 128)),
+    "cummax": lambda: of(lambda x: lax.cummax(x, 1), normal(16, 256, 256)),
+    "cumprod": lambda: of(lambda x: lax.cumprod(1 + x / 100, 1), normal(16, 256, 256)),
+    "cumlogsumexp": lambda: of(lambda x: lax.cumlogsumexp(x, 1), normal(16, 256, 256)),
+    "associative-scan": lambda: of(linear_recurrence, normal(16, 256, 256)),
+    "rfft": lambda: of(lambda x: jnp.abs(jnp.fft.rfft(x)), normal(16, 256, 256)),
     "logsumexp": lambda: of(lambda x: jax.nn.logsumexp(x, -1), normal(1024, 8192)),
     "sort": lambda: of(lambda x: jnp.sort(x, -1), normal(256, 1024)),
 }

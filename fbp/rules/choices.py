@@ -24,7 +24,7 @@ from fbp import _compat
 # products are not: they are long, or what they give is small. Nor are functions whose series are long (lgamma, erf_inv,
 # powers), nor those that jump (==, sign, floor): what they read may be rounded otherwise when it is computed again. Nor
 # slices, pads and concatenations, which put things elsewhere: merged with what reads them, they are computed for each place
-# (with them an associative scan took three times as long, and a U-Net no less memory).
+# (with them an associative scan took three times as long, and a U-Net more memory).
 CHEAP = frozenset({
     p.neg_p, p.add_p, p.sub_p, p.mul_p, p.div_p, p.abs_p, p.square_p, p.integer_pow_p, p.sqrt_p, p.rsqrt_p,
     p.exp_p, p.exp2_p, p.expm1_p, p.log_p, p.log1p_p, p.logistic_p, p.tanh_p, p.erf_p,
@@ -65,7 +65,7 @@ def convolution(part: str, conv: Any) -> str:
     if taps == 1 and not is_spread and all(pad == (0, 0) for pad in conv.padding):
         return "product"
     if part == "kernel_bar":
-        # Transposed: 0.05 to 0.1. Of others, one product of x, shifted along one axis, and of g, shifted along the other, is 0.4
+        # Transposed: 0.05 to 0.1. Of others, one product of x, shifted along one axis, and of g, shifted along the other, is 0.2
         # to 2 of XLA's time, by the machine, and takes 0.2 s more to compile.
         is_transposed = is_spread and all(d == 1 for d in (*conv.window_strides, *conv.rhs_dilation))
         return "gathered" if is_transposed else "xla"

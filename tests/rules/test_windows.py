@@ -36,7 +36,7 @@ def test_in_a_tie_the_same_element_of_the_window_gets_the_cotangent_as_in_jax():
     "window, strides, padding", [(3, 2, "SAME"), (3, 1, "VALID"), (2, 1, ((0, 0), (1, 2), (0, 1), (0, 0)))]
 )
 def test_windows_of_several_images_that_overlap(window, strides, padding):
-    """Which are searched one by one on a CPU: ties, NaN and infinity among them; under vmap, too."""
+    """Which are searched some at a time on a CPU: ties, NaN and infinity among them; under vmap, too."""
     images = jnp.concatenate([IMAGE, -IMAGE, IMAGE.at[0, 2, 3].set(jnp.nan), IMAGE.at[0, 4].set(-jnp.inf)])
     fun = lambda x: max_pool(x, (1, window, window, 1), (1, strides, strides, 1), padding)
     (y, pullback), (y_jax, pullback_jax) = fbp.vjp(fun, images), jax.vjp(fun, images)
