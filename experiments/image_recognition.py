@@ -91,9 +91,7 @@ def experiment(config: ImageRecognition, run: Run) -> None:
         loss = jnp.mean(nn.softmax_cross_entropy(logits.astype(jnp.float32), targets))
         return loss, (model_state, {"train_accuracy": jnp.mean(jnp.argmax(logits, -1) == batch["y"])})
 
-    @jax.jit
-    def predict(state, x):
-        return jax.nn.softmax(layer.apply(state.params, state.model_state, x)[0])
+    predict = make_predict(layer, config)
 
     def scores(state):
         predicted = np.argmax(train.evaluate(predict, state, test_x), -1)
@@ -146,7 +144,7 @@ def say_what_is_on(files: Sequence[pathlib.Path], folder: pathlib.Path | None) -
     layer = MODELS[config.model](len(about["classes"]))
     state = train.init_state(layer, make_optimizer(config, 10), jax.random.key(0), x[:1])
     state = train.Checkpoints(folder / "checkpoints").restore(state)
-    probabilities = jax.nn.softmax(layer.apply(state.params, state.model_state, x)[0])
+    probabilities = make_predict(layer, config)(state, x)
     for (file, _), row in zip(known, np.asarray(probabilities), strict=True):
         likeliest = ", ".join(f"{about['classes'][i]} {row[i]:.1%}" for i in np.argsort(-row)[:3])
         console.print(f"{file}: {likeliest}", markup=False, soft_wrap=True)
@@ -157,8 +155,23 @@ def make_optimizer(config: ImageRecognition, steps: int) -> optax.GradientTransf
     return optax.adamw(schedule, weight_decay=config.weight_decay)
 
 
+def make_predict(layer: nn.Layer, config: ImageRecognition):
+    """(state, x) -> probabilities; their mean over an image and its mirror image, where training has flipped images."""
+
+    @jax.jit
+    def predict(state, x):
+        views = (x, x[:, :, ::-1]) if augments(config) else (x,)
+        return sum(jax.nn.softmax(layer.apply(state.params, state.model_state, view)[0]) for view in views) / len(views)
+
+    return predict
+
+
+def augments(config: ImageRecognition) -> bool:
+    return config.augment and config.data != "digits"  # the mirror image of a digit is not one
+
+
 def augmentation(config: ImageRecognition):
-    if not config.augment or config.data == "digits":
+    if not augments(config):
         return None
 
     def transform(batch, rng):
