@@ -95,15 +95,15 @@ class Result(NamedTuple):
 
 
 def measure(program: Program, seconds: float = 3.0, compiles: int = 2, rounds: int = 5) -> Result:
-    """Traces and compiles each variant `compiles` times, then runs all in turn for about `seconds` each, `rounds` times at
-    least."""
+    """Traces and compiles each variant `compiles` times, in one order and in the other (what a process compiles first takes
+    less), then runs all in turn for about `seconds` each, `rounds` times at least."""
     reference = next(iter(program.variants.values()))
     variants = {"": reference._replace(step=program.forward), **program.variants}
     traces: dict[str, list[float]] = {name: [] for name in variants}
     compilations: dict[str, list[float]] = {name: [] for name in variants}
     compiled: dict[str, Any] = {name: variant.step for name, variant in variants.items() if not variant.jitted}
-    for _ in range(compiles):
-        for name, variant in variants.items():
+    for i in range(compiles):
+        for name, variant in [*variants.items()][:: -1 if i % 2 else 1]:
             if not variant.jitted:
                 continue
             jax.clear_caches()
