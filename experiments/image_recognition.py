@@ -156,7 +156,8 @@ def make_optimizer(config: ImageRecognition, steps: int) -> optax.GradientTransf
 
 
 def make_predict(layer: nn.Layer, config: ImageRecognition):
-    """(state, x) -> probabilities; their mean over an image and its mirror image, where training has flipped images."""
+    """(state, x) -> probabilities; their mean over an image and its mirror image, where training has flipped images (Krizhevsky
+    et al. 2012, section 4.1)."""
 
     @jax.jit
     def predict(state, x):
