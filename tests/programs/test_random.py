@@ -120,6 +120,10 @@ def reference(f, a, b, c):
     return jax.freeze(ref)
 
 
+def slope(f, a, b, c):
+    return jax.grad(lambda x: jnp.sum(jnp.sin(f(x, b, c))))(a)
+
+
 AROUND = [
     lambda f, *xs: jax.jit(f)(*xs),
     lambda f, *xs: jax.checkpoint(f)(*xs),
@@ -129,9 +133,9 @@ AROUND = [
     lambda f, a, b, c: lax.fori_loop(0, 3, lambda i, x: jnp.tanh(f(x, b, i * c)), a),
     lambda f, a, b, c: jnp.sum(lax.map(lambda x: f(x, b, c), jnp.stack([a, b])), 0),
     lambda f, a, b, c: jnp.mean(jax.vmap(f, (0, 0, None))(jnp.stack([a, b]), jnp.stack([b, c]), c), 0),
-    lambda f, a, b, c: jax.grad(lambda x: jnp.sum(jnp.sin(f(x, b, c))))(a),
     scan,
     writes,
+    slope,
 ]  # fmt: skip
 
 
@@ -151,7 +155,8 @@ def compose(rng: np.random.Generator, length: int, depth: int, once: bool) -> Ca
         arity, operations, _ = kinds[rng.choice(len(kinds), p=chances / chances.sum())]
         operation = operations[rng.integers(len(operations))]
         if operations is around:
-            operation = functools.partial(operation, compose(rng, int(rng.integers(1, 5)), depth - 1, once))
+            inner = compose(rng, int(rng.integers(1, 5)), depth - 1, once and operation is not slope)
+            operation = functools.partial(operation, inner)
         program.append((operation, rng.integers(3 + i, size=arity)))
 
     def composed(*xs):
