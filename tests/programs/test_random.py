@@ -136,7 +136,7 @@ AROUND = [
     scan,
     writes,
     slope,
-]  # fmt: skip
+]
 
 
 def compose(rng: np.random.Generator, length: int, depth: int, once: bool) -> Callable:
