@@ -26,7 +26,7 @@ from fbp import nn, report, train
 @dataclasses.dataclass(frozen=True)
 class DepthStability(Config):
     preset: Literal["default", "full"] = "default"
-    """Sets the depths below: for ten minutes or an hour."""
+    """Sets the depths below: for a quarter of an hour, or an hour."""
     data: Literal["animals", "fashion-mnist", "digits"] = "animals"
     depths: tuple[int, ...] = (100,)
     """At each, every kind of network is measured and trained."""
