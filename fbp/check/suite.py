@@ -109,14 +109,14 @@ def _run(case: Case, dtype: str, thorough: bool) -> Outcome:
         failures += _leaks(fun, xs, y_bars, jax_vjp)
     ours, theirs = jax.jit(both)(*xs)
     compare("jit", ours, theirs, measured=True)
-    compare("types", [jnp.zeros_like(x) for x in ours], [jnp.zeros_like(x) for x in xs])
+    compare("types", *[[np.zeros(x.shape, x.dtype) for x in some] for some in (ours, xs)])
     if thorough:
         compare("eager", vjp(fun, *xs)[1](y_bars), theirs)
         compare("masks", *_by_mask(fun, xs, y_bars, theirs))
         if case.adjoint:
             compare("adjoint", *_adjoint(fun, xs, y_bars, directions, ours))
         if case.mapped:
-            compare("vmap", *_mapped(fun, xs, y_bars, jax_vjp))
+            compare("vmap", *_mapped(both, xs))
         if case.second:
             compare("second order", *_second(fun, xs, y_bars, directions, jax_vjp))
         if case.frugal:
@@ -160,13 +160,10 @@ def _adjoint(fun, xs, y_bars, directions, x_bars):
     return [1 + (total[1] - total[0]) / size], [np.ones_like(size)]
 
 
-def _mapped(fun, xs, y_bars, jax_vjp):
-    batched = [jnp.stack([x, x[::-1] if x.ndim and x.shape[0] else x]) for x in xs]
-
-    def mapped(transform):
-        return jax.jit(jax.vmap(lambda *xs: transform(fun, *xs)[1](y_bars)))(*batched)
-
-    return mapped(vjp), mapped(jax_vjp)
+def _mapped(both, xs):
+    """The cotangents at two points, of which the second has the rows of the first in reverse."""
+    batched = [np.stack([x, np.flip(x, 0) if x.ndim and x.shape[0] else x]) for x in map(np.asarray, xs)]
+    return jax.jit(jax.vmap(both))(*batched)
 
 
 def _second(fun, xs, y_bars, directions, jax_vjp):
