@@ -109,7 +109,7 @@ def _run(case: Case, dtype: str, thorough: bool) -> Outcome:
         failures += _leaks(fun, xs, y_bars, jax_vjp)
     ours, theirs = jax.jit(both)(*xs)
     compare("jit", ours, theirs, measured=True)
-    compare("types", *[[np.zeros(x.shape, x.dtype) for x in some] for some in (ours, xs)])
+    compare("types", [np.zeros(x.shape, x.dtype) for x in ours], [np.zeros(x.shape, x.dtype) for x in xs])
     if thorough:
         compare("eager", vjp(fun, *xs)[1](y_bars), theirs)
         compare("masks", *_by_mask(fun, xs, y_bars, theirs))

@@ -2,8 +2,8 @@
 
     p_t = x_t W + h_{t-1} U + b,   s_t = step(p_t, s_{t-1}),   h_t the first of the states s_t
 
-Going back, the loop computes the cotangents δ_t = p̄_t and writes them down; the rest is one product each after it
-(Werbos 1990; Appleyard et al. 2016), or after every so many steps, while these are in the cache:
+x W is one product before the loop. Going back, the loop computes the cotangents δ_t = p̄_t and writes them down; the rest is
+one product each after it (Werbos 1990; Appleyard et al. 2016). Or both are of so many steps as the cache has room for:
 
     δ_t = step's pullback of s̄_t,   h̄_{t-1} += δ_t Uᵀ,   W̄ = Σ x_tᵀ δ_t,   Ū = Σ h_{t-1}ᵀ δ_t,   b̄ = Σ δ_t,   x̄ = δ Wᵀ
 
@@ -132,14 +132,13 @@ def _over_time(name, x, kernel, recurrent_kernel, bias, states, reverse, unroll)
     blank = jnp.zeros((math.prod(batch), features), x.dtype)
     run = recurrent if choices.recurrent(name) else recurrent.call
     chunk_size = choices.recurrent_steps(len(x), 4 * math.prod(batch) * cell.blocks * features)
-    projects_first = choices.projects_before_loop(chunk_size < len(x))
     hs, *states = run(
         flat(x, len(x)),
         kernel,
         recurrent_kernel,
         jnp.zeros(shapes["bias"], x.dtype) if bias is None else bias,
         *(blank if s is None else flat(s) for s in states),
-        options=Options(name, reverse, unroll, chunk_size, projects_first),
+        options=Options(name, reverse, unroll, chunk_size),
     )
     return [hs.reshape(len(x), *batch, features), *(s.reshape(*batch, features) for s in states)]
 
@@ -211,7 +210,6 @@ class Options(NamedTuple):
     reverse: bool
     unroll: int
     chunk_size: int  # how many steps there are between the products of all of them
-    projects_first: bool  # whether x W is one of these
 
 
 def _blocks(p, features):
@@ -224,8 +222,7 @@ def _run(x, kernel, recurrent_kernel, bias, states, options, keep=False):
     product = functools.partial(jnp.matmul, preferred_element_type=at_least_float32(x.dtype))
     biases = bias.astype(at_least_float32(x.dtype)).reshape(cell.blocks, features)
 
-    def step(states, x_t):
-        of_x = x_t if options.projects_first else product(x_t, kernel)
+    def step(states, of_x):
         of_x = [0] * (cell.blocks - cell.of_x) + _blocks(of_x, features)
         of_h = _blocks(product(states[0], recurrent_kernel), features) + [0] * (cell.blocks - cell.of_h)
         p = [a + b + c for a, b, c in zip(of_x, of_h, biases, strict=True)]
@@ -235,8 +232,7 @@ def _run(x, kernel, recurrent_kernel, bias, states, options, keep=False):
         return after, (after[0], kept if keep else ())
 
     def some_steps(states, x):
-        xs = product(x, kernel) if options.projects_first else x
-        return lax.scan(step, states, xs, reverse=options.reverse, unroll=options.unroll)
+        return lax.scan(step, states, product(x, kernel), reverse=options.reverse, unroll=options.unroll)
 
     states, (hs, kept) = over_chunks(some_steps, list(states), x, options.chunk_size, reverse=options.reverse)
     return [hs, *states], kept
@@ -264,6 +260,7 @@ def _backward(site, residuals, h_bars, *state_bars, options):
     wide = at_least_float32(dtype)
     product = functools.partial(jnp.matmul, preferred_element_type=wide)
     only_h = (cell.blocks - cell.of_x) * features
+    recurrent_kernel_t = recurrent_kernel.T  # once: in the loop XLA would put it in this order in every step
     hs_before = jnp.concatenate([hs, h[None]])[1:] if options.reverse else jnp.concatenate([h[None], hs])[:-1]
 
     def step(carry, inputs):
@@ -273,7 +270,7 @@ def _backward(site, residuals, h_bars, *state_bars, options):
         gates, before = jax.tree.map(lambda s: s.astype(wide), (gates, before))
         p_bars, (direct, *bars) = cell.reverse(gates, before, after, [h_bar, *bars])
         delta = jnp.concatenate(p_bars, 1).astype(dtype)
-        h_bar = product(delta[:, : cell.of_h * features], recurrent_kernel.T)
+        h_bar = product(delta[:, : cell.of_h * features], recurrent_kernel_t)
         bars = [h_bar if direct is None else h_bar + direct, *bars]
         return ([before[i] for i in cell.after], bars), jnp.split(delta, [only_h, cell.of_h * features], 1)
 

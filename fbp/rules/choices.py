@@ -184,13 +184,6 @@ def recurrent_steps(steps: int, size: int) -> int:
     return next((n for n in range(most, most // 2, -1) if steps % n == 0), most)  # none is left over, if that can be
 
 
-def projects_before_loop(in_chunks: bool) -> bool:
-    """Whether x W of all steps of a recurrent net, or of all in a chunk, is one product before the loop."""
-    # On a CPU a step's own product is found in the cache, and that of too many steps read again from memory: 1.3 of the time of
-    # the forward pass. Elsewhere a step is too small to fill the device.
-    return in_chunks or jax.default_backend() != "cpu"
-
-
 def is_written_in_place(aval: Any) -> bool:
     """Whether it is worth an effort that a loop that carries such an array does not copy it in each step."""
     # Measured with rows of 256 numbers, 500 to 2,000 of them: 0.2 to 0.04 of the time. What a core finds in its nearest cache

@@ -113,7 +113,6 @@ def test_a_few_steps_at_a_time_it_is_the_same(kind, reverse, chunk_size, monkeyp
     args = arguments(kind)
     expected = ours(kind, reverse=reverse)(*args), slopes(fbp.grad, ours(kind, reverse=reverse), args)
     monkeypatch.setattr(choices, "recurrent_steps", lambda steps, size: chunk_size)
-    monkeypatch.setattr(choices, "projects_before_loop", lambda in_chunks: True)
     f = ours(kind, reverse=reverse)
     assert_close((f(*args), slopes(fbp.grad, f, args)), expected)
 

@@ -45,9 +45,7 @@ STEPS = normal(4, 2, 3)
 
 
 # What a CPU does not choose.
-of_elman = functools.partial(
-    recurrent.recurrent, options=recurrent.Options("elman", True, 1, chunk_size=2, projects_first=True)
-)
+of_elman = functools.partial(recurrent.recurrent, options=recurrent.Options("elman", True, 1, chunk_size=2))
 
 
 def of_lstm(x, kernel, recurrent_kernel, bias, c, h):
