@@ -150,22 +150,24 @@ class Block(NamedTuple):
     def with_columns(self, x, columns):
         return lax.dynamic_update_slice_in_dim(x, columns[None], self.key, 1)
 
-    def rows_of_transposed(self, x):
-        """[features, group, queries] -> [features, rows]"""
-        return lax.dynamic_slice_in_dim(x, self.query, self.queries, 2).reshape(len(x), -1)
-
-    def with_rows_of_transposed(self, x, rows):
-        return lax.dynamic_update_slice_in_dim(x, rows.reshape(*x.shape[:2], -1), self.query, 2)
-
-    def columns_of_transposed(self, x):
-        """[features, 1, keys] -> [features, columns]"""
-        return lax.dynamic_slice_in_dim(x[:, 0], self.key, self.keys, 1)
-
     def of_scores(self, x, group):
         """[rows, columns] of a bias or a mask, which may be the same for all of the group, queries or keys."""
         for axis, start, size in (1, self.query, self.queries), (2, self.key, self.keys):
             x = x if x.shape[axis] == 1 else lax.dynamic_slice_in_dim(x, start, size, axis)
         return jnp.broadcast_to(x, (group, self.queries, self.keys)).reshape(-1, self.keys)
+
+    # The same of transposed arrays, whose features come first.
+
+    def rows_t(self, x):
+        """[features, group, queries] -> [features, rows]"""
+        return lax.dynamic_slice_in_dim(x, self.query, self.queries, 2).reshape(len(x), -1)
+
+    def with_rows_t(self, x, rows):
+        return lax.dynamic_update_slice_in_dim(x, rows.reshape(*x.shape[:2], self.queries), self.query, 2)
+
+    def columns_t(self, x):
+        """[features, 1, keys] -> [features, columns]"""
+        return lax.dynamic_slice_in_dim(x[:, 0], self.key, self.keys, 1)
 
 
 def _over_blocks(step, carry, queries, keys, sizes, options):
@@ -294,8 +296,8 @@ def _reverse(q, k, v, y, logsumexp, g, extras, options, sizes, bias_needed):
             score_bars = [lax.dynamic_update_slice(score_bars[0], part, place)]
         score_bar = (options.scale * score_bar).astype(q.dtype)
         product = functools.partial(jnp.matmul, preferred_element_type=dtype)
-        q_rows_t = block.rows_of_transposed(q_bar_t) + product(block.columns_of_transposed(k_t), score_bar)
-        q_bar_t = block.with_rows_of_transposed(q_bar_t, q_rows_t)
+        q_rows_t = block.rows_t(q_bar_t) + product(block.columns_t(k_t), score_bar)
+        q_bar_t = block.with_rows_t(q_bar_t, q_rows_t)
         k_bar = block.with_columns(k_bar, block.columns(k_bar) + product(score_bar, q_rows))
         v_bar = block.with_columns(v_bar, block.columns(v_bar) + product(kept_weights.astype(v.dtype), g_rows))
         return [q_bar_t, k_bar, v_bar, *score_bars]
