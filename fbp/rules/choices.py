@@ -69,18 +69,24 @@ def convolution(part: str, conv: Any) -> str:
         # to 2 of XLA's time, by the machine, and takes 0.2 s more to compile.
         is_transposed = is_spread and all(d == 1 for d in (*conv.window_strides, *conv.rhs_dilation))
         return "gathered" if is_transposed else "xla"
-    # Forward and for the input: by YNNPACK, which jax 0.10 gives one core, unless the output is larger than the input, and then
-    # by Eigen, on all cores. With one row more than there is, 0.65 to 0.95 of the time, of all of a VGG-like net 0.8; of few
-    # features, few rows or little work, more, and of float64, which Eigen does not take, 20. (With jax 0.11 and 0.12 0.7 to
-    # 1.3, of whole nets 1.05.)
+    # Forward and for the input, by YNNPACK, which in jax 0.10 takes its time.
+    if not _compat.CONVOLVES_ON_ONE_CORE or conv.x.dtype != jnp.float32 or is_spread or len(conv.kernel_sizes) != 2:
+        return "xla"
     _, *space, inputs = conv.x.shape
     n, *pixels, outputs = conv.y.shape
-    is_same = pixels == space and not is_spread and all(s == 1 for s in conv.window_strides)
+    # From an odd number of features, as of an image's colours, to 17 to 32: with one more, of zeros, 0.1 to 0.5 of the time of
+    # three, 0.4 to 0.8 of five to fifteen.
+    read, made = (inputs, outputs) if part == "forward" else (outputs, inputs)
+    is_same = pixels == space and all(s == 1 for s in conv.window_strides)
+    if read % 2 and read > 1 and 16 < made <= 32 and (part == "forward" or is_same):
+        return "even"
+    # It has one core, unless the output is larger than the input: then Eigen convolves, on all cores. With one row more than
+    # there is, 0.65 to 0.95 of the time, of all of a VGG-like net 0.8; of few features, few rows or little work, more. (With
+    # jax 0.11 and 0.12 0.7 to 1.3, of whole nets 1.05.)
     batch = n if isinstance(n, int) else 0  # it may have no number yet
     work = batch * math.prod(pixels) * taps * inputs * outputs
-    is_large = len(pixels) == 2 and pixels[0] >= 8 and min(inputs, outputs) >= 32 and work > 1e8
-    is_float32 = conv.x.dtype == jnp.float32
-    return "taller" if _compat.CONVOLVES_ON_ONE_CORE and is_same and is_large and is_float32 else "xla"
+    is_large = pixels[0] >= 8 and min(inputs, outputs) >= 32 and work > 1e8
+    return "taller" if is_same and is_large else "xla"
 
 
 def images_searched_at_a_time(

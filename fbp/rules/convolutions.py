@@ -191,6 +191,23 @@ def taller_input_bar(conv: Convolution, g, w):
     return xla_input_bar(conv._replace(x=x, padding=((low, high - 1), *others)), g, w)[:, :-1]
 
 
+# ----------------------------------------------- XLA's own, of one channel more, of zeros: where an odd number of them is slow
+
+
+def even_forward(conv: Convolution, x, w):
+    x_spec, w_spec, _ = conv.dimension_numbers
+    return xla_forward(conv, _with_zeros(x, x_spec[1]), _with_zeros(w, w_spec[1]))
+
+
+def even_input_bar(conv: Convolution, g, w):
+    _, w_spec, y_spec = conv.dimension_numbers
+    return xla_input_bar(conv, _with_zeros(g, y_spec[1]), _with_zeros(w, w_spec[0]))
+
+
+def _with_zeros(x, axis):
+    return lax.pad(x, lax.full((), 0, x.dtype), [(0, int(i == axis), 0) for i in range(x.ndim)])
+
+
 # ------------------------------------------------------------------------------- in groups, one after the other in a loop
 
 
@@ -386,11 +403,11 @@ def gathered_kernel_bar(conv: Convolution, g, x):
 
 FORWARD = {
     "xla": xla_forward, "grouped": grouped_forward, "product": product_forward, "depthwise": depthwise_forward,
-    "taller": taller_forward,
+    "taller": taller_forward, "even": even_forward,
 }  # fmt: skip
 INPUT_BAR = {
     "xla": xla_input_bar, "grouped": grouped_input_bar, "product": product_input_bar, "depthwise": depthwise_input_bar,
-    "taller": taller_input_bar,
+    "taller": taller_input_bar, "even": even_input_bar,
 }  # fmt: skip
 KERNEL_BAR = {
     "xla": xla_kernel_bar, "grouped": grouped_kernel_bar, "product": product_kernel_bar, "depthwise": depthwise_kernel_bar,

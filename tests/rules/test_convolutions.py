@@ -69,15 +69,14 @@ def test_transposed_convolutions(size, padding):
     compare(fun, x, w, {"xla", "gathered"})
 
 
-TALLER = {"forward": "taller", "input_bar": "taller", "kernel_bar": "xla"}
-
-
+@pytest.mark.parametrize("name, strides", [("taller", (1, 1)), ("even", (1, 1)), ("even", (2, 3))])
 @pytest.mark.parametrize("padding", ["SAME", "VALID", ((2, -1), (0, 3))], ids=str)
-def test_taller_in_every_version_of_jax(padding):
+def test_of_one_row_or_channel_more_in_every_version_of_jax(name, strides, padding):
     """With NaN and infinity in the last row, which the row that is dropped sees too."""
     x, w = normal(2, 6, 5, 3).at[0, -1, 2, 1].set(jnp.inf).at[1, -1, 0, 0].set(jnp.nan), normal(3, 2, 3, 4)
-    fun = lambda x, w: lax.conv_general_dilated(x, w, (1, 1), padding, dimension_numbers=CHANNELS_LAST)
-    rules = fbp.RULES | {lax.conv_general_dilated_p: convolution(lambda part, conv: TALLER[part])}
+    fun = lambda x, w: lax.conv_general_dilated(x, w, strides, padding, dimension_numbers=CHANNELS_LAST)
+    choose = lambda part, conv: "xla" if part == "kernel_bar" else name
+    rules = fbp.RULES | {lax.conv_general_dilated_p: convolution(choose)}
     (y, pullback), (y_jax, pullback_jax) = fbp.vjp(fun, x, w, rules=rules), jax.vjp(fun, x, w)
     for a, b in zip((y, *pullback(y_jax)), (y_jax, *pullback_jax(y_jax)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
@@ -90,6 +89,13 @@ def test_taller_by_a_row_that_is_dropped(rows, size, dilation):
     x, w = normal(48, rows, 20, 32), normal(*size, 32, 64)
     fun = lambda x, w: lax.conv_general_dilated(x, w, (1, 1), "SAME", None, dilation, CHANNELS_LAST)
     compare(fun, x, w, {"xla", "taller"} if _compat.CONVOLVES_ON_ONE_CORE else {"xla"})
+
+
+@pytest.mark.parametrize("features, strides", [((3, 24), (1, 1)), ((7, 32), (2, 3)), ((32, 3), (1, 1))], ids=str)
+def test_even_by_a_channel_of_zeros(features, strides):
+    x, w = normal(2, 9, 8, features[0]), normal(3, 2, *features)
+    fun = lambda x, w: lax.conv_general_dilated(x, w, strides, "SAME", dimension_numbers=CHANNELS_LAST)
+    compare(fun, x, w, {"xla", "even"} if _compat.CONVOLVES_ON_ONE_CORE else {"xla"})
 
 
 def test_what_is_added_up_in_another_dtype_is_left_to_xla():

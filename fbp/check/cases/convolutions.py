@@ -43,6 +43,7 @@ CASES = [
         ulps=16,
     ),
     Case("conv/much work", conv(), (normal(32, 9, 20, 32), normal(3, 3, 32, 64)), ulps=16, second=False),
+    Case("conv/of colours", conv((2, 2)), (normal(2, 6, 5, 3), normal(3, 3, 3, 24)), ulps=16),
     Case("conv/1x1", conv(), (normal(2, 5, 4, 3), normal(1, 1, 3, 2)), ulps=16),
     Case("conv/1x1, strided", conv((2, 3)), (normal(2, 5, 4, 3), normal(1, 1, 3, 2)), ulps=16),
     Case("conv/batch groups", conv(batch_group_count=2), (normal(4, 5, 4, 3), normal(3, 3, 3, 4)), ulps=16),
