@@ -197,6 +197,7 @@ vary_unreduced_cast_p = parallel.vary_unreduced_cast_p
 
 COMPLEX_SIGN_HAS_DERIVATIVE = hasattr(lax_internal, "_sign_jvp_rule")  # not in 0.10
 CONVOLVES_ON_ONE_CORE = jax.__version_info__ < (0, 11)  # XLA on CPUs, where it hands a convolution to YNNPACK
+KEEPS_BARRIERS = jax.__version_info__ >= (0, 12)  # XLA, in programs for CPUs (0.11: not measured)
 CHOLESKY_READS_A_TRIANGLE = jax.__version_info__ >= (0, 11, 2)  # so that the other one's cotangent is zero
 
 

@@ -23,6 +23,7 @@ from jax.extend import source_info_util
 from jax.extend.core import Literal, Primitive, jaxprs_in_params, set_current_trace, take_current_trace
 
 from fbp import _compat, references
+from fbp.chains import Chains
 from fbp.core import Op, Patch, Rule, Rulebook, Site, Stopped, is_inexact, jumps, value, whole
 from fbp.recompute import Constant, Recall, Replay, Rerun, behind, cheapest, numbers, origins
 
@@ -92,6 +93,7 @@ class Record(jax.core.Trace):
         self.rules = rules
         self.entries: list[Entry] = []
         self.reruns: list[Rerun] = []
+        self.chains = Chains()
         self.slots = 0
         self.arrays: list[jax.Array] = []
         self.index_of: dict[int, int] = {}  # id of an array -> its index: each array is kept once
@@ -180,13 +182,14 @@ class Record(jax.core.Trace):
                 if "fun" in params and self.may_rerun(primitive, xs):  # a function with its own jvp, to be called once
                     fwd = Replay(fwd, *xs)
                 ys, residuals = fwd(*xs)
+                inner = [fwd.staged.jaxpr] if isinstance(fwd, Replay) else list(jaxprs_in_params(params))
+                ys, residuals = self.chain(primitive, inner, xs, ys, residuals)
         except MissingRule as error:  # in an inner function, whose path begins here
             raise error.inside(site) from None
         tracers = [y if self.is_stopped(y) else self.new_tracer(y) for y in _listed(ys)]
         outputs = tuple(self.slot(y) for y in tracers)
         tracers = [value(y) for y in tracers]
         if not isinstance(fwd, Replay) or not fwd.staged.consts:  # what it closes over is not among what it reads
-            inner = [fwd.staged.jaxpr] if isinstance(fwd, Replay) else list(jaxprs_in_params(params))
             self.note_rerun(primitive, inner, xs, lambda *xs: _outcome(*fwd(*xs)), _outcome(ys, residuals))
         if (again := rule.again) is not None and self.rules.recomputes and self.can_wait(xs):
             first, *others = map(value, _listed(ys))
@@ -199,6 +202,18 @@ class Record(jax.core.Trace):
             mesh = jax.sharding.get_abstract_mesh()
             self.entries.append(Entry(rule, site, mesh, params, inputs, outputs, kept, tree))
         return tracers if primitive.multiple_results else tracers[0]
+
+    def chain(self, primitive, inner, xs, ys, residuals):
+        """The outcome of an operation, cut where it ends too long a chain of elementwise ones (see `fbp.chains`)."""
+        if not self.rules.is_cheap(primitive, inner):
+            self.chains.read(xs)
+            return ys, residuals
+        listed = _listed(ys)
+        given = self.chains.elementwise(listed, xs)
+        if all(new is y for new, y in zip(given, listed, strict=True)):
+            return ys, residuals
+        new_of = {id(y): new for new, y in zip(given, listed, strict=True)}
+        return given, jax.tree.map(lambda leaf: new_of.get(id(leaf), leaf), residuals)
 
     def can_wait(self, xs) -> bool:
         """Whether what is computed of these values may be computed again. Not where Python sees the values: nothing is staged
@@ -225,6 +240,7 @@ class Record(jax.core.Trace):
         entries, reruns, arrays = tuple(self.entries), tuple(self.reruns), self.arrays
         self.invalidate()
         self.parent, self.entries, self.reruns, self.arrays, self.index_of = None, [], [], [], {}
+        self.chains = Chains()
         return entries, reruns, arrays
 
     def is_stopped(self, y: Any) -> bool:
@@ -313,11 +329,11 @@ class Pullback:
     def __call__(self, *y_bars):
         tape = self.tape
         recall = Recall(dict(zip(tape.kept, self.residuals, strict=True)), tape.reruns)
-        bars: dict[int, Any] = {}
+        bars = Bars()
         for slot, y_bar in zip(tape.outputs, y_bars, strict=True):
-            _accumulate(bars, slot, y_bar)
+            bars.add(slot, y_bar)
         for entry in reversed(tape.entries):
-            entry_bars = [None if slot is None else whole(bars.pop(slot, None)) for slot in entry.outputs]
+            entry_bars = [bars.pop(slot) for slot in entry.outputs]
             if all(bar is None for bar in entry_bars):
                 continue
             with source_info_util.user_context(entry.site.source.traceback, name_stack=entry.site.source.name_stack):
@@ -325,9 +341,10 @@ class Pullback:
                     kept = [recall(k, entry_bars) for k in entry.residuals]
                     residuals = jax.tree.unflatten(entry.residuals_tree, kept)
                     x_bars = _checked(entry, entry.rule.bwd(entry.site, residuals, *entry_bars, **entry.params))
+                    x_bars = bars.chain(entry, kept, entry_bars, x_bars)
                 for slot, x_bar in zip(entry.inputs, x_bars, strict=True):
-                    _accumulate(bars, slot, x_bar)
-        return [whole(bars.get(slot)) if needed else None for slot, needed in enumerate(tape.needs)]
+                    bars.add(slot, x_bar)
+        return [bars.pop(slot) if needed else None for slot, needed in enumerate(tape.needs)]
 
     def only(self, chosen: slice) -> Pullback:
         """The pullback of some of the outputs, without the residuals that only the others would read."""
@@ -361,10 +378,32 @@ def _in_context(mesh: Any) -> contextlib.AbstractContextManager:
     return jax.sharding.use_abstract_mesh(mesh) if another else contextlib.nullcontext()
 
 
-def _accumulate(bars: dict[int, Any], slot: Slot, bar: Any) -> None:
-    """Cotangents of a value used twice add up. y = f(x, x)  =>  x_bar = a_bar + b_bar."""
-    if slot is not None and bar is not None:
-        bars[slot] = _sum(bars[slot], bar) if slot in bars else bar
+class Bars:
+    """The cotangents on their way back, by slot."""
+
+    def __init__(self):
+        self.of: dict[int, Any] = {}
+        self.chains = Chains()
+
+    def add(self, slot: Slot, bar: Any) -> None:
+        """Cotangents of a value used twice add up. y = f(x, x)  =>  x_bar = a_bar + b_bar."""
+        if slot is None or bar is None:
+            return
+        if slot in self.of:
+            both = self.of[slot], bar
+            (bar,) = self.chains.elementwise([_sum(*both)], both)
+        self.of[slot] = bar
+
+    def pop(self, slot: Slot) -> Any:
+        return None if slot is None else whole(self.of.pop(slot, None))
+
+    def chain(self, entry: Entry, residuals: Sequence[Any], y_bars: Sequence[Any], x_bars: list[Any]) -> list[Any]:
+        """The cotangents that an entry gives, cut where they end too long a chain (see `fbp.chains`)."""
+        rules = entry.site.vjp.rules
+        if rules.is_cheap(entry.site.primitive, jaxprs_in_params(entry.params)):
+            return self.chains.elementwise(x_bars, [*y_bars, *residuals])
+        self.chains.read(y_bars)
+        return x_bars
 
 
 def _sum(a: Any, b: Any) -> Any:

@@ -25,6 +25,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 
 SMALL = 4096  # a value is small that has so much less than all together, such as the statistics of channels
+MOST = 2  # large values from which one is computed again; with 3 to 5 residual nets compile longer, and are no smaller
 
 
 class Constant(NamedTuple):
@@ -87,6 +88,9 @@ def cheapest(
     """Which values to keep, so that all that are wanted can be had, in the fewest bytes. Of equally good choices, that
     which runs the least again.
 
+    None is computed again from more than `MOST` large ones: of x_{l+1} = x_l + f(x_l), for which f's value is kept anyway, each
+    x_l could be had from all of the f before it, in time that grows with the square of the depth.
+
     What is smaller than the one value `at_hand` that it is computed from, as a weight in half precision, is not kept. Otherwise
     such a value counts as any: where all is computed from arguments the program is short, and to run it again would take
     more time and no less memory."""
@@ -122,7 +126,23 @@ def cheapest(
     spare.data[spare.data < 0] = 0
     spare.eliminate_zeros()
     from_sink = {*breadth_first_order(spare.T.tocsr(), sink, return_predecessors=False).tolist()}
-    return kept | {k for k, i in places.items() if 2 * i + 1 in from_sink and 2 * i not in from_sink}
+    kept |= {k for k, i in places.items() if 2 * i + 1 in from_sink and 2 * i not in from_sink}
+    return kept | too_far(behind(wanted, origin, kept) - kept, kept, reruns, size)
+
+
+def too_far(again: set[int], kept: set[int], reruns: Sequence[Rerun], size: Callable[[int], int]) -> set[int]:
+    """Those of the values that are to be computed again that would be so from more than `MOST` large ones, if those of them
+    that come before are kept."""
+    sources, found = {k: {k} for k in kept}, set[int]()
+    for rerun in reruns:  # in the order of the program
+        read = set[int]().union(*(sources.get(r, ()) for r in numbers(rerun.reads)))
+        largest = max(map(size, read), default=0)
+        large = {r for r in read if 4 * size(r) > largest}
+        for k in again.intersection(numbers(rerun.gives)) - sources.keys():
+            is_far = len(large) > MOST
+            found |= {k} if is_far else set()
+            sources[k] = {k} if is_far else large
+    return found
 
 
 class Recall:

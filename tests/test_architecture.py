@@ -17,9 +17,10 @@ REVERSE_MODE = {"vjp", "grad", "value_and_grad", "linearize", "linear_transpose"
 MAY_IMPORT = {
     "_compat": set(),
     "core": set(),
+    "chains": {"_compat"},
     "recompute": set(),
     "references": {"_compat", "core"},
-    "engine": {"_compat", "core", "recompute", "references"},
+    "engine": {"_compat", "chains", "core", "recompute", "references"},
     "rules": {"_compat", "core"},
     "api": {"_compat", "core", "engine", "rules"},
     "ops": {"core", "recompute", "rules"},

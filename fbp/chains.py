@@ -1,0 +1,88 @@
+"""Long sums, cut where a compiler would compute them again and again.
+
+    x_{l+1} = x_l + f(w_l, x_l)   =>   x_bar_l = x_bar_{l+1} + f's pullback of x_bar_{l+1}
+
+What is elementwise a compiler merges with what reads it, in several places if need be. So x_l, which is x_0 and every f before
+it, may be computed wherever it is read, from l arrays: program, compile time and step time then grow with the square of
+the depth. (So they do under `jax.grad`, of residual nets and of norms that are written out.) Here a value that would be
+computed from more than `MOST` arrays is written down.
+
+On CPUs: what else XLA compiles for weighs the cost of a merger itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.core
+import jax.numpy as jnp
+from jax import lax
+
+from fbp import _compat
+
+MOST = 8  # arrays; with 4 to 16 nets of 48 layers take the same time
+LARGE = 1 << 14  # bytes; what is smaller may be read as often as it likes
+
+
+class Merged(NamedTuple):
+    """A value that is computed where it is read: from which arrays, by their ids, and whether it joins several."""
+
+    value: Any  # so that its id stays its own
+    sources: frozenset[int]
+    joins: bool
+
+
+class Chains:
+    """From which arrays the elementwise values of a program are computed, for all that the compiler does not write down."""
+
+    def __init__(self):
+        self.merged: dict[int, Merged] = {}
+
+    def elementwise(self, ys: Sequence[Any], xs: Iterable[Any]) -> list[Any]:
+        """ys, which are elementwise functions of xs; written down, if they have come from too many arrays."""
+        read = {id(x): self.sources(x) for x in xs if is_large(x)}
+        found = frozenset().union(*read.values())
+        return [self.note(y, found, len(read) > 1) if is_large(y) and id(y) not in read else y for y in ys]
+
+    def note(self, y: Any, sources: frozenset[int], joins: bool) -> Any:
+        if len(sources) > MOST:
+            return written_down(y)
+        self.merged[id(y)] = Merged(y, sources, joins)
+        return y
+
+    def sources(self, x: Any) -> frozenset[int]:
+        return self.merged[id(x)].sources if id(x) in self.merged else frozenset([id(x)])
+
+    def read(self, xs: Iterable[Any]) -> None:
+        """An operation that is merged with nothing reads xs: they are written down. (But not what is computed of one array
+        alone, such as relu(x), which the compiler takes for cheap enough to compute in the other places all the same.)"""
+        for x in xs:
+            if id(x) in self.merged and self.merged[id(x)].joins:
+                del self.merged[id(x)]
+
+
+def is_large(x: Any) -> bool:
+    """Whether it matters how often x is read: a large array of a staged program, of real numbers, in one piece."""
+    if not isinstance(x, jax.core.Tracer) or jax.default_backend() != "cpu":
+        return False
+    aval = jax.typeof(x)
+    is_real = isinstance(aval, jax.core.ShapedArray) and jnp.issubdtype(aval.dtype, jnp.floating)
+    return is_real and aval.size * aval.dtype.itemsize > LARGE and aval.sharding.mesh.empty
+
+
+@jax.custom_jvp
+def written_down(x: jax.Array) -> jax.Array:
+    """x, as an array of its own, whatever reads it."""
+    if _compat.KEEPS_BARRIERS:
+        return lax.optimization_barrier(x)
+    # XLA drops the barriers of programs for CPUs. It does not know how often a loop runs, and this one never does: no number
+    # is less than itself.
+    first = lambda x: lax.squeeze(lax.slice(x, (0,) * x.ndim, (1,) * x.ndim), range(x.ndim))
+    return lax.while_loop(lambda x: first(x) < first(x), lax.neg, x)
+
+
+@written_down.defjvp
+def _(primals, tangents):
+    return written_down(*primals), tangents[0]
