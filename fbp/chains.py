@@ -27,15 +27,14 @@ LARGE = 1 << 14  # bytes; what is smaller may be read as often as it likes
 
 
 class Merged(NamedTuple):
-    """A value that is computed where it is read: from which arrays, by their ids, and whether it joins several."""
+    """A value that may be computed where it is read: from which arrays, by their ids."""
 
     value: Any  # so that its id stays its own
     sources: frozenset[int]
-    joins: bool
 
 
 class Chains:
-    """From which arrays the elementwise values of a program are computed, for all that the compiler does not write down."""
+    """From which arrays the elementwise values of a program are computed, if the compiler writes down none between."""
 
     def __init__(self):
         self.merged: dict[int, Merged] = {}
@@ -43,24 +42,17 @@ class Chains:
     def elementwise(self, ys: Sequence[Any], xs: Iterable[Any]) -> list[Any]:
         """ys, which are elementwise functions of xs; written down, if they have come from too many arrays."""
         read = {id(x): self.sources(x) for x in xs if is_large(x)}
-        found = frozenset().union(*read.values())
-        return [self.note(y, found, len(read) > 1) if is_large(y) and id(y) not in read else y for y in ys]
+        found = frozenset[int]().union(*read.values())
+        return [self.note(y, found) if is_large(y) and id(y) not in read else y for y in ys]
 
-    def note(self, y: Any, sources: frozenset[int], joins: bool) -> Any:
+    def note(self, y: Any, sources: frozenset[int]) -> Any:
         if len(sources) > MOST:
             return written_down(y)
-        self.merged[id(y)] = Merged(y, sources, joins)
+        self.merged[id(y)] = Merged(y, sources)
         return y
 
     def sources(self, x: Any) -> frozenset[int]:
         return self.merged[id(x)].sources if id(x) in self.merged else frozenset([id(x)])
-
-    def read(self, xs: Iterable[Any]) -> None:
-        """An operation that is merged with nothing reads xs: they are written down. (But not what is computed of one array
-        alone, such as relu(x), which the compiler takes for cheap enough to compute in the other places all the same.)"""
-        for x in xs:
-            if id(x) in self.merged and self.merged[id(x)].joins:
-                del self.merged[id(x)]
 
 
 def is_large(x: Any) -> bool:

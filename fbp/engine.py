@@ -206,7 +206,6 @@ class Record(jax.core.Trace):
     def chain(self, primitive, inner, xs, ys, residuals):
         """The outcome of an operation, cut where it ends too long a chain of elementwise ones (see `fbp.chains`)."""
         if not self.rules.is_cheap(primitive, inner):
-            self.chains.read(xs)
             return ys, residuals
         listed = _listed(ys)
         given = self.chains.elementwise(listed, xs)
@@ -400,10 +399,8 @@ class Bars:
     def chain(self, entry: Entry, residuals: Sequence[Any], y_bars: Sequence[Any], x_bars: list[Any]) -> list[Any]:
         """The cotangents that an entry gives, cut where they end too long a chain (see `fbp.chains`)."""
         rules = entry.site.vjp.rules
-        if rules.is_cheap(entry.site.primitive, jaxprs_in_params(entry.params)):
-            return self.chains.elementwise(x_bars, [*y_bars, *residuals])
-        self.chains.read(y_bars)
-        return x_bars
+        is_cheap = rules.is_cheap(entry.site.primitive, jaxprs_in_params(entry.params))
+        return self.chains.elementwise(x_bars, [*y_bars, *residuals]) if is_cheap else x_bars
 
 
 def _sum(a: Any, b: Any) -> Any:

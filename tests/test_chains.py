@@ -114,14 +114,3 @@ def test_what_is_small_or_known_is_not_cut():
     seen = Chains()
     xs = [normal(128, 64) + i for i in range(3 * chains.MOST)]
     assert seen.elementwise([xs[-1]], xs) == [xs[-1]]
-
-
-def test_what_a_product_reads_is_not_cut():
-    """Such a sum is there anyway: no more of the chain is computed than what came after it."""
-
-    def residual(ws, x):
-        for w in ws:
-            x = x + jnp.sin(x @ w) @ w
-        return jnp.sum(x)
-
-    assert cuts(lambda *args: fbp.vjp(residual, *args)[0], weights(3 * chains.MOST), normal(128, 64)) == 0
