@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import pathlib
 import sys
 from collections.abc import Callable, Iterable
@@ -184,7 +185,9 @@ def summary(part: str, results: dict[str, Result]) -> str:
 
 def _device() -> str:
     device = jax.devices()[0]
-    return device.platform if device.platform == "cpu" else device.device_kind
+    if device.platform != "cpu":
+        return device.device_kind
+    return "cpu, huge pages" if "glibc.malloc.hugetlb" in os.environ.get("GLIBC_TUNABLES", "") else "cpu"
 
 
 def record(results: dict[Any, Result]) -> dict:

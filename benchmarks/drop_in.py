@@ -1,4 +1,5 @@
-"""Programs as their users write them, in plain Flax: nothing in them knows of fbp. Only `jax.grad` becomes `fbp.grad`."""
+"""Programs as their users write them, in Flax or in jax.numpy alone: nothing in them knows of fbp. Only `jax.grad` becomes
+`fbp.grad`."""
 
 from __future__ import annotations
 
@@ -105,13 +106,14 @@ class ResNet(nn.Module):
 
     widths: tuple[int, ...] = (32, 64, 128)
     groups: int = 1
+    blocks: int = 2
 
     @nn.compact
     def __call__(self, x):
         x = nn.relu(Norm()(nn.Conv(self.widths[0], (3, 3), use_bias=False)(x)))
         for i, width in enumerate(self.widths):
-            x = ResidualBlock(width, 1 if i == 0 else 2, self.groups)(x)
-            x = ResidualBlock(width, 1, self.groups)(x)
+            for j in range(self.blocks):
+                x = ResidualBlock(width, 2 if i > 0 and j == 0 else 1, self.groups)(x)
         return nn.Dense(10)(x.mean((1, 2)))
 
 
@@ -211,6 +213,40 @@ def transformer(layers: int, length: int = 128, width: int = 128, batch: int = 4
     return regression(Transformer(layers, scanned), x, Transformer(layers, scanned, checkpointed=True))
 
 
+def plain_transformer(layers: int, length: int = 128, width: int = 128, batch: int = 4, heads: int = 4) -> Program:
+    """The same blocks, written out in jax.numpy."""
+
+    def norm(p, x):
+        mean = x.mean(-1, keepdims=True)
+        variance = jnp.square(x - mean).mean(-1, keepdims=True)
+        return p["scale"] * (x - mean) / jnp.sqrt(variance + 1e-6) + p["bias"]
+
+    def attention(p, x):
+        q, k, v = (y.reshape(*y.shape[:2], heads, -1) for y in jnp.split(x @ p["qkv"], 3, -1))
+        scores = jnp.einsum("bqhd,bkhd->bhqk", q, k) / np.sqrt(width // heads)
+        weights = jax.nn.softmax(jnp.where(jnp.tri(length, dtype=bool), scores, -jnp.inf))
+        return jnp.einsum("bhqk,bkhd->bqhd", weights, v).reshape(x.shape) @ p["out"]
+
+    def loss(params, x):
+        for p in params:
+            x = x + attention(p, norm(p["norm_1"], x))
+            x = x + jax.nn.gelu(norm(p["norm_2"], x) @ p["up"] + p["up_bias"]) @ p["down"] + p["down_bias"]
+        return jnp.mean(x**2)
+
+    rng = np.random.default_rng(0)
+    kernel = lambda a, b: jnp.asarray(rng.standard_normal((a, b)) / np.sqrt(a), jnp.float32)
+    affine = lambda: {"scale": jnp.ones(width), "bias": jnp.zeros(width)}
+    params = [
+        {
+            "norm_1": affine(), "qkv": kernel(width, 3 * width), "out": kernel(width, width),
+            "norm_2": affine(), "up": kernel(width, 4 * width), "up_bias": jnp.zeros(4 * width),
+            "down": kernel(4 * width, width), "down_bias": jnp.zeros(width),
+        }
+        for _ in range(layers)
+    ]  # fmt: skip
+    return unmodified(loss, params, (jnp.asarray(rng.standard_normal((batch, length, width)), jnp.float32),))
+
+
 def recurrent(cell: Any, length: int = 64, batch: int = 32, width: int = 128) -> Program:
     x = jnp.asarray(np.random.default_rng(0).standard_normal((batch, length, width)), jnp.float32)
     return regression(Recurrent(cell, width), x)
@@ -289,6 +325,7 @@ CASES: dict[str, Callable[[], Program]] = {
     "mlp": lambda: classifier(MLP(), images(256, 28, 1).reshape(256, 784)),
     "vgg": lambda: classifier(VGG(), images(32, 32)),
     "resnet": lambda: classifier(ResNet(), images(32, 32)),
+    "resnet-56": lambda: classifier(ResNet((16, 32, 64), blocks=9), images(32, 32)),
     "mobilenet": lambda: classifier(MobileNet(), images(32, 32)),
     "resnext": lambda: classifier(ResNet((64, 128), groups=16), images(16, 32)),
     "unet": lambda: regression(UNet(), images(8, 64)),
@@ -298,6 +335,7 @@ CASES: dict[str, Callable[[], Program]] = {
     "transformer-12": lambda: transformer(12),
     "transformer-48": lambda: transformer(48, width=64),
     "transformer-12-scan": lambda: transformer(12, scanned=True),
+    "plain-transformer-12": lambda: plain_transformer(12),
     "vision-transformer": lambda: classifier(VisionTransformer(), images(16, 32)),
     "carried-array": carried_array,
     "nnx-mlp": lambda: nnx_program(NnxMLP, images(256, 28, 1).reshape(256, 784)),

@@ -270,6 +270,7 @@ CASES = {name: functools.partial(beside_pytorch, name, make) for name, make in N
 # By what is varied: the sizes, and the program of a size.
 GROWTH: dict[str, tuple[tuple[int, ...], Callable[[int], Program]]] = {
     "layers of a transformer": ((2, 4, 8, 16), transformer),
+    "layers of a transformer in jax.numpy": ((2, 4, 8, 16), drop_in.plain_transformer),
     "length of attention": ((256, 512, 1024, 2048), attention),
     "length of an LSTM": ((32, 64, 128, 256, 512), lstm),
     "classes of the last layer and its loss": ((4096, 8192, 16384, 32768, 65536), linear_cross_entropy),

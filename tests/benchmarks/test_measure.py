@@ -60,7 +60,7 @@ def test_a_case_that_is_not_there_is_an_error_that_names_those_that_are(capsys):
     assert "no case mpl" in error and "transformer-48" in error
 
 
-@pytest.mark.parametrize("name", ["mobilenet", "nnx-transformer", "transformer-12-scan"])
+@pytest.mark.parametrize("name", ["mobilenet", "nnx-transformer", "plain-transformer-12", "transformer-12-scan"])
 def test_the_programs_have_a_gradient(name):
     for variant in drop_in.CASES[name]().variants.values():
         loss, gradient = jax.eval_shape(variant.step, variant.params, *variant.batch)
