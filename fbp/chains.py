@@ -7,11 +7,13 @@ it, may be computed wherever it is read, from l arrays: program, compile time an
 the depth. (So they do under `jax.grad`, of residual nets and of norms that are written out.) Here a value that would be
 computed from more than `MOST` arrays is written down.
 
-On CPUs: what else XLA compiles for weighs the cost of a merger itself.
+On CPUs: for what else there is, XLA weighs what a merger costs itself. A rulebook that computes nothing again,
+`RULES.recomputing([])`, does not cut anything.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -38,9 +40,12 @@ class Chains:
 
     def __init__(self):
         self.merged: dict[int, Merged] = {}
+        self.on_cpu = jax.default_backend() == "cpu"
 
-    def elementwise(self, ys: Sequence[Any], xs: Iterable[Any]) -> list[Any]:
+    def elementwise(self, ys: Sequence[Any], xs: Iterable[Any]) -> Sequence[Any]:
         """ys, which are elementwise functions of xs; written down, if they have come from too many arrays."""
+        if not self.on_cpu or not any(map(is_large, ys)):
+            return ys
         read = {id(x): self.sources(x) for x in xs if is_large(x)}
         found = frozenset[int]().union(*read.values())
         return [self.note(y, found) if is_large(y) and id(y) not in read else y for y in ys]
@@ -57,16 +62,24 @@ class Chains:
 
 def is_large(x: Any) -> bool:
     """Whether it matters how often x is read: a large array of a staged program, of real numbers, in one piece."""
-    if not isinstance(x, jax.core.Tracer) or jax.default_backend() != "cpu":
+    return isinstance(x, jax.core.Tracer) and _is_large(x.aval)
+
+
+@functools.lru_cache(4096)
+def _is_large(aval: Any) -> bool:
+    if not isinstance(aval, jax.core.ShapedArray) or not jnp.issubdtype(aval.dtype, jnp.floating):
         return False
-    aval = jax.typeof(x)
-    is_real = isinstance(aval, jax.core.ShapedArray) and jnp.issubdtype(aval.dtype, jnp.floating)
-    return is_real and aval.size * aval.dtype.itemsize > LARGE and aval.sharding.mesh.empty
+    return aval.size * aval.dtype.itemsize > LARGE and aval.sharding.mesh.empty
+
+
+@jax.jit  # traced once for each type
+def written_down(x: jax.Array) -> jax.Array:
+    """x, as an array of its own, whatever reads it."""
+    return _apart(x)
 
 
 @jax.custom_jvp
-def written_down(x: jax.Array) -> jax.Array:
-    """x, as an array of its own, whatever reads it."""
+def _apart(x):
     if _compat.KEEPS_BARRIERS:
         return lax.optimization_barrier(x)
     # XLA drops the barriers of programs for CPUs. It does not know how often a loop runs, and this one never does: no number
@@ -75,6 +88,6 @@ def written_down(x: jax.Array) -> jax.Array:
     return lax.while_loop(lambda x: first(x) < first(x), lax.neg, x)
 
 
-@written_down.defjvp
+@_apart.defjvp
 def _(primals, tangents):
-    return written_down(*primals), tangents[0]
+    return _apart(*primals), tangents[0]

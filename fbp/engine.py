@@ -396,7 +396,9 @@ class Bars:
     def pop(self, slot: Slot) -> Any:
         return None if slot is None else whole(self.of.pop(slot, None))
 
-    def chain(self, entry: Entry, residuals: Sequence[Any], y_bars: Sequence[Any], x_bars: list[Any]) -> list[Any]:
+    def chain(
+        self, entry: Entry, residuals: Sequence[Any], y_bars: Sequence[Any], x_bars: Sequence[Any]
+    ) -> Sequence[Any]:
         """The cotangents that an entry gives, cut where they end too long a chain (see `fbp.chains`)."""
         rules = entry.site.vjp.rules
         is_cheap = rules.is_cheap(entry.site.primitive, jaxprs_in_params(entry.params))

@@ -135,13 +135,15 @@ def too_far(again: set[int], kept: set[int], reruns: Sequence[Rerun], size: Call
     that come before are kept."""
     sources, found = {k: {k} for k in kept}, set[int]()
     for rerun in reruns:  # in the order of the program
+        given = again.intersection(numbers(rerun.gives)) - sources.keys()
+        if not given:
+            continue
         read = set[int]().union(*(sources.get(r, ()) for r in numbers(rerun.reads)))
         largest = max(map(size, read), default=0)
         large = {r for r in read if 4 * size(r) > largest}
-        for k in again.intersection(numbers(rerun.gives)) - sources.keys():
-            is_far = len(large) > MOST
-            found |= {k} if is_far else set()
-            sources[k] = {k} if is_far else large
+        is_far = len(large) > MOST
+        found |= given if is_far else set()
+        sources |= {k: {k} if is_far else large for k in given}
     return found
 
 
