@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from fbp import _compat
+from fbp.recompute import elements, never
 
 MOST = 8  # arrays; with 4 to 16 nets of 48 layers take the same time
 LARGE = 1 << 14  # bytes; what is smaller may be read as often as it likes
@@ -69,7 +70,7 @@ def is_large(x: Any) -> bool:
 def _is_large(aval: Any) -> bool:
     if not isinstance(aval, jax.core.ShapedArray) or not jnp.issubdtype(aval.dtype, jnp.floating):
         return False
-    return aval.size * aval.dtype.itemsize > LARGE and aval.sharding.mesh.empty
+    return elements(aval) * aval.dtype.itemsize > LARGE and aval.sharding.mesh.empty
 
 
 @jax.jit  # traced once for each type
@@ -82,10 +83,8 @@ def written_down(x: jax.Array) -> jax.Array:
 def _apart(x):
     if _compat.KEEPS_BARRIERS:
         return lax.optimization_barrier(x)
-    # XLA drops the barriers of programs for CPUs. It does not know how often a loop runs, and this one never does: no number
-    # is less than itself.
-    first = lambda x: lax.squeeze(lax.slice(x, (0,) * x.ndim, (1,) * x.ndim), range(x.ndim))
-    return lax.while_loop(lambda x: first(x) < first(x), lax.neg, x)
+    # XLA drops the barriers of programs for CPUs. It does not know that this loop never runs.
+    return lax.while_loop(never, lax.neg, x)
 
 
 @_apart.defjvp

@@ -25,7 +25,7 @@ from jax.extend.core import Literal, Primitive, jaxprs_in_params, set_current_tr
 from fbp import _compat, references
 from fbp.chains import Chains
 from fbp.core import Op, Patch, Rule, Rulebook, Site, Stopped, is_inexact, jumps, value, whole
-from fbp.recompute import Constant, Recall, Replay, Rerun, behind, cheapest, numbers, origins
+from fbp.recompute import Constant, Recall, Replay, Rerun, behind, cheapest, elements, numbers, origins
 
 Slot = int | None  # the place of a value on the tape; None for a value that wants no cotangent
 
@@ -230,7 +230,7 @@ class Record(jax.core.Trace):
         ):
             return
         if self.may_rerun(primitive, xs, inner):
-            spreads = not inner and max(map(_size, gives), default=0) > max(map(_size, xs), default=0)
+            spreads = not inner and max(map(elements, gives), default=0) > max(map(elements, xs), default=0)
             self.reruns.append(Rerun(run, tuple(map(self.keep, xs)), tuple(map(self.keep, gives)), spreads))
 
     def finish(self) -> tuple[tuple[Entry, ...], tuple[Rerun, ...], list[jax.Array]]:
@@ -491,12 +491,8 @@ def _is_staged(x: Any) -> bool:
     return isinstance(x, jax.core.Tracer) and x.to_concrete_value() is None
 
 
-def _size(x: Any) -> int:
-    return getattr(x, "size", 0)
-
-
 def _bytes(x: Any) -> int:
-    return x.size * getattr(x.dtype, "itemsize", 8)
+    return elements(x) * getattr(x.dtype, "itemsize", 8)
 
 
 def _here() -> tuple[str, source_info_util.SourceInfo]:

@@ -13,6 +13,7 @@ and what is read; the best choice is the cheapest cut, and by the theorem of For
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -25,7 +26,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 
 SMALL = 4096  # a value is small that has so much less than all together, such as the statistics of channels
-MOST = 2  # large values from which one is computed again; with 3 to 5 residual nets compile longer, and are no smaller
+MOST = 2  # large values from which one is computed again; with 3 to 5 residual nets compile longer, and small ones keep more
 
 
 class Constant(NamedTuple):
@@ -185,7 +186,7 @@ class Recall:
         is_late = bool(self.late.intersection(numbers(rerun.reads)))
         if is_late or rerun.spreads:
             return xs, is_late
-        for i in sorted(range(len(xs)), key=lambda i: -getattr(xs[i], "size", 0)):
+        for i in sorted(range(len(xs)), key=lambda i: -elements(xs[i])):
             later = self.clock.after(xs[i], bars)
             if later is not xs[i]:
                 xs[i] = later
@@ -209,16 +210,26 @@ class Clock:
             return x
         if jax.default_backend() != "cpu" or not jax.typeof(bar).sharding.mesh.empty:
             return lax.optimization_barrier((x, bar))[0]
-        # XLA drops the barriers of programs for CPUs. It does not see that no number is less than itself.
+        # XLA drops the barriers of programs for CPUs.
         if id(bar) not in self.never:
-            first = lax.squeeze(lax.slice(bar, (0,) * bar.ndim, (1,) * bar.ndim), range(bar.ndim))
-            self.never[id(bar)] = bar, first < first
+            self.never[id(bar)] = bar, never(bar)
         aval = jax.typeof(x)
         if aval not in self.zeros:
             self.zeros[aval] = lax.full_like(x, 0)
         return lax.select_n(self.never[id(bar)][1], x, self.zeros[aval])
 
 
+def never(x: jax.Array) -> jax.Array:
+    """False, which the compiler does not know before x is: it does not see that no number is less than itself."""
+    first = lax.squeeze(lax.slice(x, (0,) * x.ndim, (1,) * x.ndim), range(x.ndim))
+    return first < first
+
+
+def elements(x: Any) -> int:
+    """How many numbers are in x. A dimension that has no number yet (`jax.export.symbolic_shape`) counts as 128."""
+    return math.prod(n if isinstance(n, int) else 128 for n in x.shape) if hasattr(x, "shape") else 0
+
+
 def _is_real(x: Any) -> bool:
     aval = jax.typeof(x) if isinstance(x, jax.core.Tracer) else None
-    return isinstance(aval, jax.core.ShapedArray) and jnp.issubdtype(aval.dtype, jnp.floating) and aval.size > 0
+    return isinstance(aval, jax.core.ShapedArray) and jnp.issubdtype(aval.dtype, jnp.floating) and elements(aval) > 0

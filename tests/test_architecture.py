@@ -17,7 +17,7 @@ REVERSE_MODE = {"vjp", "grad", "value_and_grad", "linearize", "linear_transpose"
 MAY_IMPORT = {
     "_compat": set(),
     "core": set(),
-    "chains": {"_compat"},
+    "chains": {"_compat", "recompute"},
     "recompute": set(),
     "references": {"_compat", "core"},
     "engine": {"_compat", "chains", "core", "recompute", "references"},

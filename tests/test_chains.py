@@ -1,4 +1,5 @@
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -114,3 +115,13 @@ def test_what_is_small_or_known_is_not_cut():
     seen = Chains()
     xs = [normal(128, 64) + i for i in range(3 * chains.MOST)]
     assert seen.elementwise([xs[-1]], xs) == [xs[-1]]
+
+
+def test_a_batch_that_has_no_number_yet():
+    """As jax.export takes it; neither what is computed again nor what is cut asks for its size."""
+    (n,) = jax.export.symbolic_shape("n")
+    ws, x = weights(12), normal(128, 64)
+    of_any = jax.ShapeDtypeStruct((n, 64), x.dtype)
+    exported = jax.export.export(jax.jit(fbp.grad(net(before_norm))))(ws, of_any)
+    for a, b in zip(exported.call(ws, x), jax.jit(jax.grad(net(before_norm)))(ws, x), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * float(jnp.abs(b).max()))
