@@ -4,7 +4,8 @@ scan:  h_t, y_t = f(w, h_{t-1}, x_t), t = 1..T
   =>   w̄_t, h̄_{t-1}, x̄_t = pullback_t(h̄_t, ȳ_t), t = T..1, and w̄ = Σ w̄_t.
 
 The pullbacks of f at each step are pytrees of one structure: the forward scan stacks them and the reverse scan reads
-them. What does not change from step to step is kept once, outside the stack.
+them. What does not change from step to step is kept once, outside the stack. And where a pullback reads both h_{t-1} and
+h_t, only the first is stacked: the reverse scan comes from the step after, which has just read h_t.
 """
 
 from __future__ import annotations
@@ -45,18 +46,23 @@ def carry_fixpoint(vjp, body, needs, avals, n_consts, n_carry):
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["saved", "once", "stacked"],
-    meta_fields=["tree", "sources", "sizes", "needs", "avals", "options"],
+    data_fields=["saved", "once", "stacked", "last"],
+    meta_fields=["tree", "sources", "handed_on", "sizes", "needs", "avals", "options"],
 )
 @dataclasses.dataclass(frozen=True)
 class Scanned:
-    """The residuals of a scan. `refill(Carved(saved_t, tree, sources), once | stacked_t)` is the pullback of step t."""
+    """The residuals of a scan. `refill(Carved(saved_t, tree, sources), once | stacked_t | after_t)` is the pullback of step t,
+    where `after_t` is what the step after it found, `stacked_{t+1}`, and behind the last step `last`."""
 
     saved: list  # what only the pullbacks know, stacked over time
     once: dict[int, Any]  # loop constants and other invariant residuals, by place among the known values
-    stacked: dict[int, Any]  # inputs and outputs of the scan, by place
+    stacked: dict[int, Any]  # inputs and outputs of the scan, and its carries, by place
+    last: dict[int, Any]  # what the scan carries in the end, by place
     tree: Any
     sources: tuple[int | None, ...]
+    handed_on: tuple[
+        tuple[int, int], ...
+    ]  # the place of a carry after a step and, as that is stacked, of the one before it
     sizes: tuple[int, int]  # loop constants, carries
     needs: tuple[bool, ...]
     avals: tuple
@@ -87,30 +93,38 @@ def _scan(vjp, jaxpr, needs, sizes, options):
         def step(*inputs):
             ys, pullback = vjp(body, wanted, *inputs, held=held)
             ys = [value(y) for y in ys]
-            consts, _, xs = split(inputs, n_consts, n_carry)
-            return ys, carve(pullback, [*consts, *xs, *ys[n_carry:]])
+            consts, carry, xs = split(inputs, n_consts, n_carry)
+            return ys, carve(pullback, [*consts, *xs, *ys[n_carry:], *carry, *ys[:n_carry]])
 
         # The step is staged once, to see which residuals are invariant, and run as staged.
         staged, (_, carved) = jax.make_jaxpr(step, return_shape=True)(*jaxpr.in_avals)
         run_step = _compat.jaxpr_fun(staged)
         fixed, invariant = _invariant_outputs(staged, consts, n_ys)
 
-        def run(carry, x):
-            carry, ys, saved = split(run_step(*consts, *carry, *x), n_carry, n_ys - n_carry)
-            return carry, (ys, [r for r, same in zip(saved, invariant, strict=True) if not same])
-
-        loop = carried.scan if has_places else lax.scan
-        carry, (ys, saved) = loop(run, init, xs, length=length, reverse=reverse, unroll=unroll)
-
-        # Known values by place: constants, inputs, outputs, and behind them the invariant residuals.
-        first_fixed = n_consts + len(xs) + len(ys)
+        # Known values by place: constants, inputs, outputs, carries before a step and after it, and the invariant residuals.
+        first_carry = n_consts + len(xs) + n_ys - n_carry
+        first_fixed = first_carry + 2 * n_carry
         places = iter(first_fixed + sum(invariant[:i]) if same else None for i, same in enumerate(invariant))
         sources = tuple(next(places) if source is None else source for source in carved.sources)
         read = {source for source in sources if source is not None}
+        before_of = {i + n_carry: i for i in range(first_carry, first_carry + n_carry)}
+        handed_on = tuple((after, before) for after, before in before_of.items() if {after, before} <= read)
+
+        def run(carry, x):
+            new, ys, saved = split(run_step(*consts, *carry, *x), n_carry, n_ys - n_carry)
+            carries = {
+                i: x for i, x in enumerate([*carry, *new], first_carry) if i in read and i not in dict(handed_on)
+            }
+            return new, (ys, carries, [r for r, same in zip(saved, invariant, strict=True) if not same])
+
+        loop = carried.scan if has_places else lax.scan
+        carry, (ys, carries, saved) = loop(run, init, xs, length=length, reverse=reverse, unroll=unroll)
+
         once = {i: x for i, x in [*enumerate(consts), *enumerate(fixed, first_fixed)] if i in read}
-        stacked = {i: x for i, x in enumerate([*xs, *ys], n_consts) if i in read}
+        stacked = carries | {i: x for i, x in enumerate([*xs, *ys], n_consts) if i in read}
+        last = {after: carry[before - first_carry] for after, before in handed_on}
         in_avals, how = tuple(jaxpr.in_avals), (*options, has_places)
-        residuals = Scanned(saved, once, stacked, carved.tree, sources, sizes, wanted, in_avals, how)
+        residuals = Scanned(saved, once, stacked, last, carved.tree, sources, handed_on, sizes, wanted, in_avals, how)
         return [y if flow else Stopped(y) for y, flow in zip([*carry, *ys], flows, strict=True)], residuals
 
     return jitted(scan)
@@ -143,31 +157,32 @@ def _reverse_scan(scanned, y_bars):
     def fill(bars, needs, avals):
         return [None if not n else zeros(a) if b is None else b for b, n, a in zip(bars, needs, avals, strict=True)]
 
-    def pull(once, carry_bars, slices):
-        saved, stacked, y_bars = slices
-        pullback = refill(Carved(saved, scanned.tree, scanned.sources), once | stacked)
+    def pull(once, carry, slices):
+        (carry_bars, after), (saved, stacked, y_bars) = carry, slices
+        pullback = refill(Carved(saved, scanned.tree, scanned.sources), once | stacked | after)
         const_bars, carry_bars, x_bars = split(pullback(*carry_bars, *y_bars), n_consts, n_carry)
-        return const_bars, fill(carry_bars, carry_needs, carry_avals), x_bars
+        after = {after: stacked[before] for after, before in scanned.handed_on}
+        return const_bars, (fill(carry_bars, carry_needs, carry_avals), after), x_bars
 
-    carry_bars = fill(carry_bars, carry_needs, carry_avals)
+    carry = fill(carry_bars, carry_needs, carry_avals), scanned.last
     slices = scanned.saved, scanned.stacked, y_bars
-    after = None
+    sums_of = None
     if length and any(const_needs):
-        pull, after = sums_after_loop(pull, scanned.once, carry_bars, slices)
+        pull, sums_of = sums_after_loop(pull, scanned.once, carry, slices)
 
-    def step(bars, slices):
-        const_bars, carry_bars = bars
-        new_const_bars, carry_bars, *ys = pull(scanned.once, carry_bars, slices)
+    def step(carry, slices):
+        const_bars, carry = carry
+        new_const_bars, carry, *ys = pull(scanned.once, carry, slices)
         const_bars = [a if b is None else lax.add(a, b) for a, b in zip(const_bars, new_const_bars, strict=True)]
-        return (const_bars, carry_bars), ys
+        return (const_bars, carry), ys
 
-    bars = fill([None] * n_consts, const_needs, const_avals), carry_bars
+    carry = fill([None] * n_consts, const_needs, const_avals), carry
     loop = carried.scan if has_places else lax.scan
-    (const_bars, carry_bars), (x_bars, *factors) = loop(
-        step, bars, slices, length=length, reverse=not reverse, unroll=unroll
+    (const_bars, (carry_bars, _)), (x_bars, *factors) = loop(
+        step, carry, slices, length=length, reverse=not reverse, unroll=unroll
     )
-    if after is not None:
-        sums = after(slices, *factors)
+    if sums_of is not None:
+        sums = sums_of(slices, *factors)
         const_bars = [a if b is None else b for a, b in zip(const_bars, sums, strict=True)]
     return [*const_bars, *carry_bars, *x_bars]
 

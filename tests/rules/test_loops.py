@@ -87,6 +87,19 @@ def test_what_goes_in_or_comes_out_is_kept_itself_and_not_a_copy():
     assert is_kept(H, pullback) and is_kept(W, pullback)
 
 
+@pytest.mark.parametrize("options", [{}, {"reverse": True}, {"unroll": 2}])
+def test_a_carry_is_stacked_once_where_it_is_read_before_a_step_and_after_it(options):
+    def fun(w, h):  # h_{t-1} for w_bar, and h_t for the slope of tanh
+        return jnp.sum(lax.scan(lambda h, _: (jnp.tanh(w * h + 0.1), None), h, length=5, **options)[0])
+
+    assert residual_shapes(fun, H, H).count((5, 3)) == 1
+    assert_same_gradients(fun, H, H)
+    assert_same_gradients(lambda w, h: jnp.sum(w * fbp.grad(fun)(w, h)), H, H)
+    _, pullback = fbp.vjp(lambda h: jax.vmap(fun, (None, 0))(H, h), jnp.stack([H, 2 * H]))
+    rows = jax.vmap(lambda g: pullback(g)[0])(jnp.eye(2))
+    np.testing.assert_allclose(rows[1, 1], jax.grad(fun, 1)(H, 2 * H), rtol=1e-5)
+
+
 def test_masks_that_do_not_change_are_not_stacked():
     def fun(h):
         mask = lambda: jnp.arange(3) < 2
