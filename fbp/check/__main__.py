@@ -22,7 +22,7 @@ from fbp.rules import RULES
 def main(args: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="scripts/check", description=(__doc__ or "").split("\n\n")[1])
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="write every outcome to FILE")
-    parser.add_argument("--chapter", nargs="+", metavar="NAME", help="only these chapters")
+    parser.add_argument("--chapter", action="extend", nargs="+", metavar="NAME", help="only these chapters")
     options = parser.parse_args(args)
     selected = chapters()
     if unknown := set(options.chapter or ()) - set(selected):

@@ -24,7 +24,7 @@ from fbp.core import Rule, Stopped, blank, value, zeros
 from fbp.rules import carried
 from fbp.rules.common import split
 from fbp.rules.residuals import Carved, carve, jitted, refill
-from fbp.rules.staging import needed_for, read, run, variables
+from fbp.rules.staging import changing, needed_for, read, run
 from fbp.rules.sums import sums_after_loop
 
 
@@ -133,12 +133,8 @@ def _scan(vjp, jaxpr, needs, sizes, options):
 def _invariant_outputs(staged, consts, start):
     """The outputs from `start` on of a staged step that depend on its constants alone: their values, and which they are."""
     jaxpr = staged.jaxpr
-    varying = set(jaxpr.invars[len(consts) :])
-    for eqn in jaxpr.eqns:
-        if eqn.effects or varying.intersection(variables(eqn.invars)):
-            varying.update(eqn.outvars)
-    outputs = jaxpr.outvars[start:]
-    invariant = [isinstance(v, Literal) or v not in varying for v in outputs]
+    outputs, changes = jaxpr.outvars[start:], changing(jaxpr, len(consts))
+    invariant = [isinstance(v, Literal) or v not in changes for v in outputs]
     fixed = [v for v, same in zip(outputs, invariant, strict=True) if same]
 
     values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*staged.consts, *consts], strict=False))

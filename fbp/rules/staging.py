@@ -74,6 +74,15 @@ def without_calls(jaxpr: Any) -> Callable[..., list]:
     return fun
 
 
+def changing(jaxpr: Any, n_fixed: int) -> set[Var]:
+    """The variables of a step of a loop that change from step to step, where its first `n_fixed` inputs do not."""
+    found = set(jaxpr.invars[n_fixed:])
+    for eqn in jaxpr.eqns:
+        if eqn.effects or found.intersection(variables(eqn.invars)):
+            found.update(eqn.outvars)
+    return found
+
+
 def needed_for(
     wanted: Iterable[Any], eqns: Sequence[JaxprEqn], given: Callable[[JaxprEqn], bool] = lambda eqn: False
 ) -> tuple[list[JaxprEqn], list[Var], set[Var]]:

@@ -15,7 +15,7 @@ import jax
 from jax.extend.core import JaxprEqn, Literal, Var
 from jax.extend.core import primitives as p
 
-from fbp.rules.staging import needed_for, read, run, variables, without_calls
+from fbp.rules.staging import changing, needed_for, read, run, variables, without_calls
 
 # Linear maps of one array: of a sum they give the sum.
 _LINEAR = {p.transpose_p, p.reshape_p, p.squeeze_p, p.slice_p, p.neg_p, p.broadcast_in_dim_p, p.reduce_sum_p}
@@ -31,12 +31,7 @@ def sums_after_loop(step: Callable, once: Any, carry: Any, slices: Any) -> tuple
     jaxpr, tree = staged.jaxpr, jax.tree.structure(shapes)
     n_sums = len(jax.tree.leaves(shapes[0]))
     stacked = jaxpr.invars[len(jaxpr.invars) - len(jax.tree.leaves(slices)) :]
-    varying = set(jaxpr.invars[len(jax.tree.leaves(once)) :])
-    for eqn in jaxpr.eqns:
-        if varying.intersection(variables(eqn.invars)):
-            varying.update(eqn.outvars)
-
-    postponed = _postpone(jaxpr, n_sums, varying, {*stacked})
+    postponed = _postpone(jaxpr, n_sums, changing(jaxpr, len(jax.tree.leaves(once))), {*stacked})
     factors = [v for v in postponed.factors() if v not in stacked]
     outputs = [Literal(None, None) if i in postponed.outputs else v for i, v in enumerate(jaxpr.outvars)]
     eqns, _, _ = needed_for([*outputs, *factors], jaxpr.eqns)
@@ -86,8 +81,8 @@ class Postponed(NamedTuple):
         run(self.maps, values)
 
 
-def _postpone(jaxpr: Any, n_sums: int, varying: set[Var], stacked: set[Var]) -> Postponed:
-    """Of the first `n_sums` outputs of a staged step, those that are linear maps of a product of two values that vary, if
+def _postpone(jaxpr: Any, n_sums: int, changes: set[Var], stacked: set[Var]) -> Postponed:
+    """Of the first `n_sums` outputs of a staged step, those that are linear maps of a product of two values that change, if
     what each step has to keep for it is smaller than the product; and, in all, than what it keeps anyway (`stacked`)."""
     made_by = {v: eqn for eqn in jaxpr.eqns for v in eqn.outvars}
     first = _first_of_equals(jaxpr.eqns)
@@ -102,7 +97,7 @@ def _postpone(jaxpr: Any, n_sums: int, varying: set[Var], stacked: set[Var]) -> 
         if not isinstance(v, Var) or v not in made_by or made_by[v].primitive is not p.dot_general_p:
             continue
         if v not in postponed.products:
-            factors = [first.get(x, x) for x in variables(made_by[v].invars) if x in varying]
+            factors = [first.get(x, x) for x in variables(made_by[v].invars) if x in changes]
             kept = sum(map(_size, {*factors} - stacked - {*postponed.factors()}))
             if len(factors) < 2 or kept > min(_size(v), spare):
                 continue
