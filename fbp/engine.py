@@ -170,9 +170,8 @@ class Record(jax.core.Trace):
             if any(needs) and not unread and any(is_inexact(jax.typeof(y)) for y in _listed(ys)):
                 site = Site(primitive, needs, avals, *_here(), Differentiate(self.rules))
                 raise MissingRule(site)
-            if any(needs):
-                run = lambda *xs: _listed(primitive.bind(*xs, **bind_params))
-                self.note_rerun(primitive, list(jaxprs_in_params(params)), xs, run, _listed(ys))
+            run = lambda *xs: _listed(primitive.bind(*xs, **bind_params))
+            self.note_rerun(primitive, list(jaxprs_in_params(params)), xs, run, _listed(ys))
             return ys
 
         site = Site(primitive, needs, avals, *_here(), Differentiate(self.rules))
@@ -306,7 +305,7 @@ class Differentiate(NamedTuple):
             there = {number(x) for x in xs if at_hand}
             entries, reruns, arrays = trace.finish()
         tape = Tape(_live(entries, slots), tuple(needs), slots, (), reruns)
-        kept = cheapest(tape.wanted(), reruns, lambda k: 0 if k in free else _bytes(arrays[k]), there)
+        kept = cheapest(tape.wanted(), reruns, lambda k: _bytes(arrays[k]), free, there)
         return ys, _keeping(tape, dict(enumerate(arrays)), kept)
 
     def with_rules(self, rules: Mapping[Primitive, Rule]) -> Differentiate:
@@ -325,9 +324,11 @@ class Pullback:
         self.tape = tape
         self.residuals = residuals
 
-    def __call__(self, *y_bars):
+    def __call__(self, *y_bars, waits: bool = True):
+        """`waits`: what is computed again waits for the cotangents. Else a compiler that sees the forward pass as well would
+        merge the two, and keep it; in a loop of its own it cannot."""
         tape = self.tape
-        recall = Recall(dict(zip(tape.kept, self.residuals, strict=True)), tape.reruns)
+        recall = Recall(dict(zip(tape.kept, self.residuals, strict=True)), tape.reruns, waits)
         bars = Bars()
         for slot, y_bar in zip(tape.outputs, y_bars, strict=True):
             bars.add(slot, y_bar)

@@ -14,7 +14,7 @@ and what is read; the best choice is the cheapest cut, and by the theorem of For
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -84,10 +84,14 @@ def behind(wanted: Iterable[int], origin: Mapping[int, Rerun], kept: set[int]) -
 
 
 def cheapest(
-    wanted: Iterable[int], reruns: Sequence[Rerun], size: Callable[[int], int], at_hand: Iterable[int | None] = ()
+    wanted: Iterable[int],
+    reruns: Sequence[Rerun],
+    size: Callable[[int], int],
+    free: Container[int] = (),
+    at_hand: Iterable[int | None] = (),
 ) -> set[int]:
-    """Which values to keep, so that all that are wanted can be had, in the fewest bytes. Of equally good choices, that
-    which runs the least again.
+    """Which values to keep, so that all that are wanted can be had, in the fewest bytes; those that are `free` cost none. Of
+    equally good choices, that which runs the least again.
 
     None is computed again from more than `MOST` large ones: of x_{l+1} = x_l + f(x_l), for which f's value is kept anyway, each
     x_l could be had from all of the f before it, in time that grows with the square of the depth.
@@ -98,14 +102,15 @@ def cheapest(
     wanted, origin, at_hand = set(wanted), origins(reruns), set(at_hand)
     reads = {k: numbers(origin[k].reads) for k in wanted if k in origin}
     from_one = {k: read[0] for k, read in reads.items() if len(read) == 1 and read[0] in at_hand}
-    smaller = {k: r for k, r in from_one.items() if 0 < size(k) < size(r)}
+    cost = lambda k: 0 if k in free else size(k)
+    smaller = {k: r for k, r in from_one.items() if 0 < cost(k) < cost(r)}
     wanted = wanted - smaller.keys() | {*smaller.values()}
     involved = behind(wanted, origin, set())
     kept = {k for k in wanted if k not in origin}
     places = {k: i for i, k in enumerate(involved - kept)}
     if not places:
         return kept
-    sizes = {k: size(k) for k in places}
+    sizes = {k: cost(k) for k in places}
     small = sum(sizes.values()) // SMALL  # to compute these again would save little, and the larger a program, the less
     sizes = {k: n if n > small else 0 for k, n in sizes.items()}
     total = sum(sizes.values())
@@ -133,14 +138,14 @@ def cheapest(
 
 def too_far(again: set[int], kept: set[int], reruns: Sequence[Rerun], size: Callable[[int], int]) -> set[int]:
     """Those of the values that are to be computed again that would be so from more than `MOST` large ones, if those of them
-    that come before are kept."""
+    that come before are kept. Large is what has a quarter of the bytes of the largest, and of what is made of it, or more."""
     sources, found = {k: {k} for k in kept}, set[int]()
     for rerun in reruns:  # in the order of the program
         given = again.intersection(numbers(rerun.gives)) - sources.keys()
         if not given:
             continue
         read = set[int]().union(*(sources.get(r, ()) for r in numbers(rerun.reads)))
-        largest = max(map(size, read), default=0)
+        largest = max(map(size, read | given))
         large = {r for r in read if 4 * size(r) > largest}
         is_far = len(large) > MOST
         found |= given if is_far else set()
@@ -151,8 +156,9 @@ def too_far(again: set[int], kept: set[int], reruns: Sequence[Rerun], size: Call
 class Recall:
     """The values of a forward pass by number: those that were kept, and the others as they are asked for."""
 
-    def __init__(self, kept: Mapping[int, Any], reruns: Sequence[Rerun]):
+    def __init__(self, kept: Mapping[int, Any], reruns: Sequence[Rerun], waits: bool):
         self.known = dict(kept)
+        self.waits = waits
         self.origin = origins(reruns)
         self.late: set[int] = set()  # what waits for cotangents, as it was computed again
         self.clock = Clock()
@@ -184,7 +190,7 @@ class Recall:
         """Values to compute with again, and whether that waits for the cotangents: one value that does is enough."""
         xs = [self.value(k) for k in rerun.reads]
         is_late = bool(self.late.intersection(numbers(rerun.reads)))
-        if is_late or rerun.spreads:
+        if is_late or rerun.spreads or not self.waits:
             return xs, is_late
         for i in sorted(range(len(xs)), key=lambda i: -elements(xs[i])):
             later = self.clock.after(xs[i], bars)

@@ -145,6 +145,15 @@ def test_an_effect_inside_of_a_call_is_not_repeated(capfd):
     assert capfd.readouterr().out == "once\n"
 
 
+def test_in_a_loop_nothing_waits():
+    """What the forward loop computed is not there in the reverse loop, with which the compiler could merge it."""
+    step = lambda h, _: (jnp.exp(jnp.tanh(h @ W / 8)) @ V / 8, None)
+    loop = lambda h, length: jnp.sum(lax.scan(step, h, length=length)[0])
+    for length, waits in ((3, 0), (1, 1)):
+        assert count(lax.lt_p, fbp.grad(lambda h, n=length: loop(h, n)), X) == waits
+        np.testing.assert_allclose(fbp.grad(loop)(X, length), jax.grad(loop)(X, length), rtol=1e-4)
+
+
 def test_the_choice_is_the_cheapest():
     def choose(wanted, sizes, *reruns):
         return cheapest(wanted, [Rerun(lambda *xs: xs, *rerun) for rerun in reruns], sizes.__getitem__)
@@ -159,12 +168,40 @@ def test_the_choice_is_the_cheapest():
     assert choose(set(), sizes, ((0,), (1,))) == set()
 
 
+def test_of_few_large_values_only_is_computed_again():
+    reruns = [Rerun(lambda *xs: xs[:1], (0, 1, 2), (3,))]
+    assert cheapest([3], reruns, {0: 9, 1: 9, 2: 9, 3: 30}.__getitem__) == {0, 1, 2, 3}
+    assert cheapest([3], reruns, {0: 9, 1: 1, 2: 1, 3: 30}.__getitem__) == {0, 1, 2}
+    assert cheapest([3], reruns, {0: 90, 1: 9, 2: 9, 3: 99}.__getitem__, free={0}) == {0, 1, 2}
+
+
 def test_to_compute_a_small_value_again_would_save_nothing_that_counts():
     sizes = {0: 1 << 20, 1: 8, 2: 16}
     rerun = Rerun(lambda x: [x], (1,), (2,))
     assert cheapest([0, 2], [rerun], sizes.__getitem__) == {0, 1}  # nothing larger is among what has a choice
     more = [rerun, Rerun(lambda x, y: [x], (0, 1), (3,))]
     assert cheapest([2, 3], more, (sizes | {3: 1 << 20}).__getitem__) == {2, 3}
+
+
+def test_what_nothing_differentiated_went_into_is_computed_again_too():
+    """A mask, broadcast to all heads, and images in bytes, made numbers of."""
+    mask, images = jnp.tril(jnp.ones((8, 8), bool)), jnp.arange(64, dtype=jnp.uint8).reshape(8, 8)
+
+    def attention(x, mask):
+        scores = jnp.where(mask, jnp.einsum("hqd,hkd->hqk", x, x), -jnp.inf)
+        return jnp.einsum("hqk,hkd->hqd", jax.nn.softmax(scores), x)
+
+    def layer(w, images):
+        return jnp.tanh(images.astype(jnp.float32) / 255 @ w)
+
+    heads, is_mask = jnp.stack([W, V]), lambda leaf: leaf.dtype == bool and leaf.shape == (2, 8, 8)
+    assert not any(kept(attention, heads, mask, what=is_mask))
+    assert any(kept(attention, heads, mask, rules=KEEPING, what=is_mask))
+    assert kept(layer, W, images) == [(8, 8)]  # tanh of it
+    assert len(kept(layer, W, images, rules=KEEPING)) == 2
+    for fun, x, known in ((attention, heads, mask), (layer, W, images)):
+        loss = lambda x, known, fun=fun: jnp.sum(fun(x, known) ** 2)
+        np.testing.assert_allclose(jax.jit(fbp.grad(loss))(x, known), jax.grad(loss)(x, known), rtol=1e-4, atol=1e-5)
 
 
 def test_what_jumps_is_kept():
