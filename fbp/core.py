@@ -34,7 +34,8 @@ class Site(NamedTuple):
     vjp: `vjp(fun, needs, *xs) -> ys, pullback` differentiates an inner function with the rulebook in force. The ys are
         flat, each an array or `Stopped`; the pullback takes a cotangent for each y (None is zero) and returns one for
         each x. Being a pytree of residuals, it may itself be saved as a rule's residuals. `vjp.with_rules({...})` does
-        so with other rules. `held=` says which of the xs, and then of the ys, are kept anyway.
+        so with other rules, and `vjp.in_loop()` is for the body of a loop. `held=` says which of the xs, and then of the ys, are
+        kept anyway.
     """
 
     primitive: Primitive

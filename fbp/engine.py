@@ -77,6 +77,7 @@ class Tape(NamedTuple):
     outputs: tuple[Slot, ...]
     kept: tuple[int, ...]
     reruns: tuple[Rerun, ...]
+    waits: bool  # see `Differentiate`
 
     def wanted(self) -> set[int]:
         """The arrays that the rules read, by number."""
@@ -86,11 +87,12 @@ class Tape(NamedTuple):
 class Record(jax.core.Trace):
     """The trace under which the user's function runs. Each primitive it reaches is applied through its rule."""
 
-    def __init__(self, parent: jax.core.Trace, rules: Rulebook):
+    def __init__(self, parent: jax.core.Trace, vjp: Differentiate):
         super().__init__()
         self.requires_low = False
         self.parent: Any = parent
-        self.rules = rules
+        self.vjp = vjp
+        self.rules = vjp.rules
         self.entries: list[Entry] = []
         self.reruns: list[Rerun] = []
         self.chains = Chains()
@@ -164,17 +166,17 @@ class Record(jax.core.Trace):
                 return inside(*args)
         if rule is None:
             if any(needs) and any(map(_compat.takes_no_differentiated_values, avals)):
-                raise OutsideReference(Site(primitive, needs, avals, *_here(), Differentiate(self.rules)))
+                raise OutsideReference(Site(primitive, needs, avals, *_here(), self.vjp))
             ys = primitive.bind_with_trace(self.parent, xs, avals, bind_params)
             unread = any(map(_compat.is_reference, avals))  # what is in a reference from outside is constant
             if any(needs) and not unread and any(is_inexact(jax.typeof(y)) for y in _listed(ys)):
-                site = Site(primitive, needs, avals, *_here(), Differentiate(self.rules))
+                site = Site(primitive, needs, avals, *_here(), self.vjp)
                 raise MissingRule(site)
             run = lambda *xs: _listed(primitive.bind(*xs, **bind_params))
             self.note_rerun(primitive, list(jaxprs_in_params(params)), xs, run, _listed(ys))
             return ys
 
-        site = Site(primitive, needs, avals, *_here(), Differentiate(self.rules))
+        site = Site(primitive, needs, avals, *_here(), self.vjp)
         fwd = functools.partial(rule.fwd, site, **params)
         try:
             with set_current_trace(self.parent):
@@ -279,9 +281,13 @@ class Recorded(jax.core.Tracer):
 
 
 class Differentiate(NamedTuple):
-    """The reverse mode of flat functions under one rulebook; what `site.vjp` is. Equal for equal rulebooks."""
+    """The reverse mode of flat functions under one rulebook; what `site.vjp` is. Equal for equal rulebooks.
+
+    waits: what is computed again waits for the cotangents. Else a compiler that sees the forward pass as well would merge the
+    two, and keep it; if they are in different loops it cannot."""
 
     rules: Rulebook
+    waits: bool = True
 
     def __call__(
         self, fun: Callable[..., Sequence], needs: Sequence[bool], *xs, held: Sequence[bool] = (), at_hand: bool = False
@@ -292,7 +298,7 @@ class Differentiate(NamedTuple):
         kept anyway, so that to keep them for the pullback costs nothing; `at_hand` says that all ys are, and that all xs are
         there in the backward pass, as a caller's arguments are (see `fbp.recompute.cheapest`)."""
         with take_current_trace() as parent:
-            trace = Record(parent, self.rules)
+            trace = Record(parent, self)
             inputs = [trace.new_tracer(x) for x in xs]
             inputs = [tracer if needed else x for needed, tracer, x in zip(needs, inputs, xs, strict=True)]
             with set_current_trace(trace):
@@ -304,13 +310,17 @@ class Differentiate(NamedTuple):
             free |= {number(y) for y in ys if at_hand}
             there = {number(x) for x in xs if at_hand}
             entries, reruns, arrays = trace.finish()
-        tape = Tape(_live(entries, slots), tuple(needs), slots, (), reruns)
+        tape = Tape(_live(entries, slots), tuple(needs), slots, (), reruns, self.waits)
         kept = cheapest(tape.wanted(), reruns, lambda k: _bytes(arrays[k]), free, there)
         return ys, _keeping(tape, dict(enumerate(arrays)), kept)
 
     def with_rules(self, rules: Mapping[Primitive, Rule]) -> Differentiate:
         """The same with some rules replaced."""
-        return Differentiate(self.rules | rules)
+        return self._replace(rules=self.rules | rules)
+
+    def in_loop(self) -> Differentiate:
+        """The same for the body of a loop, whose pullback is called in another one."""
+        return self._replace(waits=False)
 
 
 @jax.tree_util.register_pytree_node_class
@@ -324,11 +334,9 @@ class Pullback:
         self.tape = tape
         self.residuals = residuals
 
-    def __call__(self, *y_bars, waits: bool = True):
-        """`waits`: what is computed again waits for the cotangents. Else a compiler that sees the forward pass as well would
-        merge the two, and keep it; in a loop of its own it cannot."""
+    def __call__(self, *y_bars):
         tape = self.tape
-        recall = Recall(dict(zip(tape.kept, self.residuals, strict=True)), tape.reruns, waits)
+        recall = Recall(dict(zip(tape.kept, self.residuals, strict=True)), tape.reruns, tape.waits)
         bars = Bars()
         for slot, y_bar in zip(tape.outputs, y_bars, strict=True):
             bars.add(slot, y_bar)

@@ -147,11 +147,12 @@ def test_an_effect_inside_of_a_call_is_not_repeated(capfd):
 
 def test_in_a_loop_nothing_waits():
     """What the forward loop computed is not there in the reverse loop, with which the compiler could merge it."""
-    step = lambda h, _: (jnp.exp(jnp.tanh(h @ W / 8)) @ V / 8, None)
-    loop = lambda h, length: jnp.sum(lax.scan(step, h, length=length)[0])
-    for length, waits in ((3, 0), (1, 1)):
-        assert count(lax.lt_p, fbp.grad(lambda h, n=length: loop(h, n)), X) == waits
-        np.testing.assert_allclose(fbp.grad(loop)(X, length), jax.grad(loop)(X, length), rtol=1e-4)
+    layer = lambda h: jnp.exp(jnp.tanh(h @ W / 8)) @ V / 8
+    for step in (layer, jax.jit(layer)):
+        loop = lambda h, length, step=step: jnp.sum(lax.scan(lambda h, _: (step(h), None), h, length=length)[0])
+        for length, waits in ((3, 0), (1, 1)):
+            assert count(lax.lt_p, fbp.grad(lambda h, n=length, loop=loop: loop(h, n)), X) == waits
+            np.testing.assert_allclose(fbp.grad(loop)(X, length), jax.grad(loop)(X, length), rtol=1e-4)
 
 
 def test_the_choice_is_the_cheapest():

@@ -81,6 +81,8 @@ def _scan(vjp, jaxpr, needs, sizes, options):
     length, reverse, unroll = options
     has_places = carried.has_places(jaxpr)
     body = _compat.jaxpr_fun(jaxpr)
+    is_unrolled = unroll is True or (isinstance(length, int) and length <= max(1, unroll))
+    vjp = vjp if is_unrolled else vjp.in_loop()
 
     def scan(*inputs):
         consts, init, xs = split(inputs, n_consts, n_carry)
@@ -149,7 +151,6 @@ def _reverse_scan(scanned, y_bars):
     carry_bars, y_bars = split(y_bars, n_carry)
     const_avals, carry_avals, _ = split(scanned.avals, n_consts, n_carry)
     const_needs, carry_needs, _ = split(scanned.needs, n_consts, n_carry)
-    waits = unroll is True or (isinstance(length, int) and length <= max(1, unroll))  # no loop is left of it
 
     def fill(bars, needs, avals):
         return [None if not n else zeros(a) if b is None else b for b, n, a in zip(bars, needs, avals, strict=True)]
@@ -157,8 +158,7 @@ def _reverse_scan(scanned, y_bars):
     def pull(once, carry, slices):
         (carry_bars, after), (saved, stacked, y_bars) = carry, slices
         pullback = refill(Carved(saved, scanned.tree, scanned.sources), once | stacked | after)
-        x_bars = pullback(*carry_bars, *y_bars, waits=waits)
-        const_bars, carry_bars, x_bars = split(x_bars, n_consts, n_carry)
+        const_bars, carry_bars, x_bars = split(pullback(*carry_bars, *y_bars), n_consts, n_carry)
         after = {after: stacked[before] for after, before in scanned.handed_on}
         return const_bars, (fill(carry_bars, carry_needs, carry_avals), after), x_bars
 
