@@ -49,6 +49,22 @@ def linear_recurrence(x: jax.Array) -> jax.Array:
     return lax.associative_scan(after, (jax.nn.sigmoid(x), x), axis=1)[1]
 
 
+def causal_attention(qkv: jax.Array) -> jax.Array:
+    """Attention as one writes it out, with a mask that all heads share. qkv: [3, batch, time, heads, features]."""
+    query, key, value = qkv
+    scores = jnp.einsum("bqhd,bkhd->bhqk", query, key) / query.shape[-1] ** 0.5
+    mask = jnp.tril(jnp.ones(scores.shape[-2:], bool))
+    return jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(jnp.where(mask, scores, -1e9)), value)
+
+
+def hidden_markov(transitions: jax.Array, emissions: jax.Array) -> jax.Array:
+    """log p(y) by the forward algorithm: α_t[j] = logsumexp_i (α_{t-1}[i] + A[i, j]) + log p(y_t | j), A: [states, states];
+    emissions: [time, batch, states]."""
+    a = jax.nn.log_softmax(transitions)
+    step = lambda alpha, emission: (jax.nn.logsumexp(alpha[:, :, None] + a, 1) + emission, None)
+    return jax.nn.logsumexp(lax.scan(step, jnp.zeros(emissions.shape[1:]), emissions)[0], -1)
+
+
 CASES: dict[str, Callable[[], Program]] = {
     "max-pool-2x2": lambda: of(lambda x: linen.max_pool(x, (2, 2), (2, 2)), normal(32, 32, 32, 64)),
     "max-pool-3x3": lambda: of(lambda x: linen.max_pool(x, (3, 3), (2, 2), "SAME"), normal(32, 32, 32, 64)),
@@ -69,5 +85,7 @@ CASES: dict[str, Callable[[], Program]] = {
     "associative-scan": lambda: of(linear_recurrence, normal(16, 256, 256)),
     "rfft": lambda: of(lambda x: jnp.abs(jnp.fft.rfft(x)), normal(16, 256, 256)),
     "logsumexp": lambda: of(lambda x: jax.nn.logsumexp(x, -1), normal(1024, 8192)),
+    "causal-attention": lambda: of(causal_attention, normal(3, 2, 512, 4, 32)),
+    "hidden-markov": lambda: of(hidden_markov, normal(32, 32), normal(100, 16, 32)),
     "sort": lambda: of(lambda x: jnp.sort(x, -1), normal(256, 1024)),
 }
