@@ -172,8 +172,9 @@ class Record(jax.core.Trace):
             if any(needs) and not unread and any(is_inexact(jax.typeof(y)) for y in _listed(ys)):
                 site = Site(primitive, needs, avals, *_here(), self.vjp)
                 raise MissingRule(site)
-            run = lambda *xs: _listed(primitive.bind(*xs, **bind_params))
-            self.note_rerun(primitive, list(jaxprs_in_params(params)), xs, run, _listed(ys))
+            if "subfuns" not in bind_params:  # functions that may be called but once
+                run = lambda *xs: _listed(primitive.bind(*xs, **bind_params))
+                self.note_rerun(primitive, list(jaxprs_in_params(params)), xs, run, _listed(ys))
             return ys
 
         site = Site(primitive, needs, avals, *_here(), self.vjp)

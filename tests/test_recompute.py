@@ -205,6 +205,17 @@ def test_what_nothing_differentiated_went_into_is_computed_again_too():
         np.testing.assert_allclose(jax.jit(fbp.grad(loss))(x, known), jax.grad(loss)(x, known), rtol=1e-4, atol=1e-5)
 
 
+def test_a_function_with_its_own_jvp_of_what_is_not_differentiated_is_called_once():
+    both = jax.custom_jvp(lambda u: (jnp.sin(u), jnp.cos(u)))
+    both.defjvp(lambda u, t: (both(*u), (jnp.cos(*u) * t[0], -jnp.sin(*u) * t[0])))
+
+    def loss(w, x):
+        a, b = both(x @ V)  # two for w_bar, of one
+        return jnp.sum(jnp.tanh(a @ w) * (b @ w))
+
+    np.testing.assert_allclose(jax.jit(fbp.grad(loss))(W, X), jax.grad(loss)(W, X), rtol=1e-4, atol=1e-5)
+
+
 def test_what_jumps_is_kept():
     """x >= max x holds somewhere. It need not hold of an x that was computed again and rounded otherwise."""
 
