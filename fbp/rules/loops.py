@@ -60,9 +60,7 @@ class Scanned:
     last: dict[int, Any]  # what the scan carries in the end, by place
     tree: Any
     sources: tuple[int | None, ...]
-    handed_on: tuple[
-        tuple[int, int], ...
-    ]  # the place of a carry after a step and, as that is stacked, of the one before it
+    handed_on: tuple[tuple[int, int], ...]  # places of a carry after a step and, which is stacked, before it
     sizes: tuple[int, int]  # loop constants, carries
     needs: tuple[bool, ...]
     avals: tuple
@@ -111,12 +109,11 @@ def _scan(vjp, jaxpr, needs, sizes, options):
         read = {source for source in sources if source is not None}
         before_of = {i + n_carry: i for i in range(first_carry, first_carry + n_carry)}
         handed_on = tuple((after, before) for after, before in before_of.items() if {after, before} <= read)
+        to_stack = read - dict(handed_on).keys()
 
         def run(carry, x):
             new, ys, saved = split(run_step(*consts, *carry, *x), n_carry, n_ys - n_carry)
-            carries = {
-                i: x for i, x in enumerate([*carry, *new], first_carry) if i in read and i not in dict(handed_on)
-            }
+            carries = {i: x for i, x in enumerate([*carry, *new], first_carry) if i in to_stack}
             return new, (ys, carries, [r for r, same in zip(saved, invariant, strict=True) if not same])
 
         loop = carried.scan if has_places else lax.scan
@@ -159,8 +156,8 @@ def _reverse_scan(scanned, y_bars):
         (carry_bars, after), (saved, stacked, y_bars) = carry, slices
         pullback = refill(Carved(saved, scanned.tree, scanned.sources), once | stacked | after)
         const_bars, carry_bars, x_bars = split(pullback(*carry_bars, *y_bars), n_consts, n_carry)
-        after = {after: stacked[before] for after, before in scanned.handed_on}
-        return const_bars, (fill(carry_bars, carry_needs, carry_avals), after), x_bars
+        handed_on = {after: stacked[before] for after, before in scanned.handed_on}
+        return const_bars, (fill(carry_bars, carry_needs, carry_avals), handed_on), x_bars
 
     carry = fill(carry_bars, carry_needs, carry_avals), scanned.last
     slices = scanned.saved, scanned.stacked, y_bars
