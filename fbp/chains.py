@@ -14,7 +14,7 @@ On CPUs: for what else there is, XLA weighs what a merger costs itself. A rulebo
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from fbp import _compat
-from fbp.recompute import elements, never
+from fbp.core import elements
 
 MOST = 8  # arrays; with 4 to 16 nets of 48 layers take the same time
 LARGE = 1 << 14  # bytes; what is smaller may be read as often as it likes
@@ -39,23 +39,30 @@ class Merged(NamedTuple):
 class Chains:
     """From which arrays the elementwise values of a program are computed, if the compiler writes down none between."""
 
-    def __init__(self):
+    def __init__(self, is_cut: bool):
         self.merged: dict[int, Merged] = {}
-        self.on_cpu = jax.default_backend() == "cpu"
+        self.is_cut = is_cut and jax.default_backend() == "cpu"
 
-    def elementwise(self, ys: Sequence[Any], xs: Iterable[Any]) -> Sequence[Any]:
-        """ys, which are elementwise functions of xs; written down, if they have come from too many arrays."""
-        if not self.on_cpu or not any(map(is_large, ys)):
+    def elementwise(self, ys: Sequence[Any], xs: Iterable[Any], most: int = MOST) -> Sequence[Any]:
+        """ys, which are elementwise functions of xs; written down, if they come from more than `most` arrays, and from more than
+        each x does."""
+        if not self.is_cut or not any(map(is_large, ys)):
             return ys
         read = {id(x): self.sources(x) for x in xs if is_large(x)}
         found = frozenset[int]().union(*read.values())
-        return [self.note(y, found) if is_large(y) and id(y) not in read else y for y in ys]
+        if len(found) <= most or any(found == sources for sources in read.values()):
+            self.note(ys, found, read)
+            return ys
+        return [written_down(y) if is_large(y) and id(y) not in read else y for y in ys]
 
-    def note(self, y: Any, sources: frozenset[int]) -> Any:
-        if len(sources) > MOST:
-            return written_down(y)
-        self.merged[id(y)] = Merged(y, sources)
-        return y
+    def again(self, ys: Iterable[Any], xs: Iterable[Any]) -> None:
+        """Says that ys have been computed again, from xs: from no more than a few (see `fbp.recompute.too_far`)."""
+        if self.is_cut:
+            read = {id(x): self.sources(x) for x in xs if is_large(x)}
+            self.note(ys, frozenset[int]().union(*read.values()), read)
+
+    def note(self, ys: Iterable[Any], sources: frozenset[int], known: Container[int]) -> None:
+        self.merged |= {id(y): Merged(y, sources) for y in ys if is_large(y) and id(y) not in known}
 
     def sources(self, x: Any) -> frozenset[int]:
         return self.merged[id(x)].sources if id(x) in self.merged else frozenset([id(x)])
@@ -71,6 +78,12 @@ def _is_large(aval: Any) -> bool:
     if not isinstance(aval, jax.core.ShapedArray) or not jnp.issubdtype(aval.dtype, jnp.floating):
         return False
     return elements(aval) * aval.dtype.itemsize > LARGE and aval.sharding.mesh.empty
+
+
+def never(x: jax.Array) -> jax.Array:
+    """False, which the compiler does not know before x is: it does not see that no number is less than itself."""
+    first = lax.squeeze(lax.slice(x, (0,) * x.ndim, (1,) * x.ndim), range(x.ndim))
+    return first < first
 
 
 @jax.jit  # traced once for each type

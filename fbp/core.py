@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -188,6 +189,11 @@ def _all_in(primitives: frozenset[Primitive], jaxpr: jax.extend.core.Jaxpr) -> b
         return not jumps([v.aval for v in eqn.invars], constant, [v.aval for v in eqn.outvars])
 
     return all(map(is_cheap, jaxpr.eqns))
+
+
+def elements(x: Any) -> int:
+    """How many numbers are in x. A dimension that has no number yet (`jax.export.symbolic_shape`) counts as 128."""
+    return math.prod(n if isinstance(n, int) else 128 for n in x.shape) if hasattr(x, "shape") else 0
 
 
 def jumps(read: Sequence[Any], constant: Sequence[bool], given: Sequence[Any]) -> bool:

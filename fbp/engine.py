@@ -23,9 +23,9 @@ from jax.extend import source_info_util
 from jax.extend.core import Literal, Primitive, jaxprs_in_params, set_current_trace, take_current_trace
 
 from fbp import _compat, references
-from fbp.chains import Chains
-from fbp.core import Op, Patch, Rule, Rulebook, Site, Stopped, is_inexact, jumps, value, whole
-from fbp.recompute import Constant, Recall, Replay, Rerun, behind, cheapest, elements, numbers, origins
+from fbp.chains import MOST, Chains
+from fbp.core import Op, Patch, Rule, Rulebook, Site, Stopped, elements, is_inexact, jumps, value, whole
+from fbp.recompute import Constant, Recall, Replay, Rerun, behind, cheapest, numbers, origins
 
 Slot = int | None  # the place of a value on the tape; None for a value that wants no cotangent
 
@@ -77,7 +77,7 @@ class Tape(NamedTuple):
     outputs: tuple[Slot, ...]
     kept: tuple[int, ...]
     reruns: tuple[Rerun, ...]
-    waits: bool  # see `Differentiate`
+    vjp: Differentiate
 
     def wanted(self) -> set[int]:
         """The arrays that the rules read, by number."""
@@ -95,7 +95,7 @@ class Record(jax.core.Trace):
         self.rules = vjp.rules
         self.entries: list[Entry] = []
         self.reruns: list[Rerun] = []
-        self.chains = Chains()
+        self.chains = Chains(self.rules.recomputes)
         self.slots = 0
         self.arrays: list[jax.Array] = []
         self.index_of: dict[int, int] = {}  # id of an array -> its index: each array is kept once
@@ -241,7 +241,7 @@ class Record(jax.core.Trace):
         entries, reruns, arrays = tuple(self.entries), tuple(self.reruns), self.arrays
         self.invalidate()
         self.parent, self.entries, self.reruns, self.arrays, self.index_of = None, [], [], [], {}
-        self.chains = Chains()
+        self.chains = Chains(False)
         return entries, reruns, arrays
 
     def is_stopped(self, y: Any) -> bool:
@@ -311,7 +311,7 @@ class Differentiate(NamedTuple):
             free |= {number(y) for y in ys if at_hand}
             there = {number(x) for x in xs if at_hand}
             entries, reruns, arrays = trace.finish()
-        tape = Tape(_live(entries, slots), tuple(needs), slots, (), reruns, self.waits)
+        tape = Tape(_live(entries, slots), tuple(needs), slots, (), reruns, self)
         kept = cheapest(tape.wanted(), reruns, lambda k: _bytes(arrays[k]), free, there)
         return ys, _keeping(tape, dict(enumerate(arrays)), kept)
 
@@ -337,8 +337,9 @@ class Pullback:
 
     def __call__(self, *y_bars):
         tape = self.tape
-        recall = Recall(dict(zip(tape.kept, self.residuals, strict=True)), tape.reruns, tape.waits)
-        bars = Bars()
+        chains = Chains(tape.vjp.rules.recomputes)
+        recall = Recall(dict(zip(tape.kept, self.residuals, strict=True)), tape.reruns, tape.vjp.waits, chains)
+        bars = Bars(chains)
         for slot, y_bar in zip(tape.outputs, y_bars, strict=True):
             bars.add(slot, y_bar)
         for entry in reversed(tape.entries):
@@ -390,9 +391,9 @@ def _in_context(mesh: Any) -> contextlib.AbstractContextManager:
 class Bars:
     """The cotangents on their way back, by slot."""
 
-    def __init__(self):
+    def __init__(self, chains: Chains):
         self.of: dict[int, Any] = {}
-        self.chains = Chains()
+        self.chains = chains
 
     def add(self, slot: Slot, bar: Any) -> None:
         """Cotangents of a value used twice add up. y = f(x, x)  =>  x_bar = a_bar + b_bar."""
@@ -409,10 +410,11 @@ class Bars:
     def chain(
         self, entry: Entry, residuals: Sequence[Any], y_bars: Sequence[Any], x_bars: Sequence[Any]
     ) -> Sequence[Any]:
-        """The cotangents that an entry gives, cut where they end too long a chain (see `fbp.chains`)."""
+        """The cotangents that an entry gives, cut where they end too long a chain (see `fbp.chains`). It may be longer than that
+        of a sum: to cut the sum that ends a layer's pullback is enough."""
         rules = entry.site.vjp.rules
         is_cheap = rules.is_cheap(entry.site.primitive, jaxprs_in_params(entry.params))
-        return self.chains.elementwise(x_bars, [*y_bars, *residuals]) if is_cheap else x_bars
+        return self.chains.elementwise(x_bars, [*y_bars, *residuals], 2 * MOST) if is_cheap else x_bars
 
 
 def _sum(a: Any, b: Any) -> Any:

@@ -13,7 +13,6 @@ and what is read; the best choice is the cheapest cut, and by the theorem of For
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -24,6 +23,9 @@ import numpy as np
 from jax import lax
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import breadth_first_order, maximum_flow
+
+from fbp.chains import Chains, never
+from fbp.core import elements
 
 SMALL = 4096  # a value is small that has so much less than all together, such as the statistics of channels
 MOST = 2  # large values from which one is computed again; with 3 to 5 residual nets compile longer, and small ones keep more
@@ -156,9 +158,10 @@ def too_far(again: set[int], kept: set[int], reruns: Sequence[Rerun], size: Call
 class Recall:
     """The values of a forward pass by number: those that were kept, and the others as they are asked for."""
 
-    def __init__(self, kept: Mapping[int, Any], reruns: Sequence[Rerun], waits: bool):
+    def __init__(self, kept: Mapping[int, Any], reruns: Sequence[Rerun], waits: bool, chains: Chains):
         self.known = dict(kept)
         self.waits = waits
+        self.chains = chains
         self.origin = origins(reruns)
         self.late: set[int] = set()  # what waits for cotangents, as it was computed again
         self.clock = Clock()
@@ -179,6 +182,7 @@ class Recall:
             xs, is_late = self.read(rerun, bars)
             given = zip(rerun.gives, rerun.run(*xs), strict=True)
             new = {k: x for k, x in given if not isinstance(k, Constant) and k not in self.known}
+            self.chains.again(new.values(), xs)
             self.known |= new
             self.late |= {*new} if is_late else set()
         return self.value(k)
@@ -195,6 +199,7 @@ class Recall:
         for i in sorted(range(len(xs)), key=lambda i: -elements(xs[i])):
             later = self.clock.after(xs[i], bars)
             if later is not xs[i]:
+                self.chains.again([later], [xs[i]])
                 xs[i] = later
                 return xs, True
         return xs, False
@@ -223,17 +228,6 @@ class Clock:
         if aval not in self.zeros:
             self.zeros[aval] = lax.full_like(x, 0)
         return lax.select_n(self.never[id(bar)][1], x, self.zeros[aval])
-
-
-def never(x: jax.Array) -> jax.Array:
-    """False, which the compiler does not know before x is: it does not see that no number is less than itself."""
-    first = lax.squeeze(lax.slice(x, (0,) * x.ndim, (1,) * x.ndim), range(x.ndim))
-    return first < first
-
-
-def elements(x: Any) -> int:
-    """How many numbers are in x. A dimension that has no number yet (`jax.export.symbolic_shape`) counts as 128."""
-    return math.prod(n if isinstance(n, int) else 128 for n in x.shape) if hasattr(x, "shape") else 0
 
 
 def _is_real(x: Any) -> bool:
