@@ -19,16 +19,17 @@ CHANNELS_LAST = ("NHWC", "HWIO", "NHWC")
 
 
 def of(fun: Callable[..., jax.Array], x: Any, *others: Any) -> Program:
-    """y = fun(x, *others), and the cotangent of x for a random one of y."""
-    y_bar = normal(*jax.eval_shape(fun, x, *others).shape, seed=1)
+    """y = fun(x, *others), and the cotangent of x for that of y under a loss of ½ Σ (y - target)², which is known, as that of
+    any loss, when y is."""
+    target = normal(*jax.eval_shape(fun, x, *others).shape, seed=1)
 
-    def step(vjp: Callable, x, y_bar, *others):
+    def step(vjp: Callable, x, target, *others):
         y, pullback = vjp(lambda x: fun(x, *others), x)
-        return y, pullback(y_bar)[0]
+        return y, pullback(y - target)[0]
 
-    forward = lambda x, y_bar, *others: fun(x, *others)
+    forward = lambda x, target, *others: fun(x, *others)
     steps = {"jax.grad": functools.partial(step, jax.vjp), "fbp.grad": functools.partial(step, fbp.vjp)}
-    return Program(forward, {name: Variant(step, x, (y_bar, *others)) for name, step in steps.items()})
+    return Program(forward, {name: Variant(step, x, (target, *others)) for name, step in steps.items()})
 
 
 def convolution(

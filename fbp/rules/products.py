@@ -44,7 +44,8 @@ def dot_left_bar(g, b, *, site, dimension_numbers, precision, preferred_element_
 def dot_right_bar(g, a, *, site, dimension_numbers, precision, preferred_element_type):
     (contracted_a, contracted_b), (batch_a, batch_b) = dimension_numbers
     numbers, precision = ((contracted_b, contracted_a), (batch_b, batch_a)), swapped_precision(precision)
-    g_first = choices.takes_cotangent_first(g, a)
+    free_b = [i for i in range(site.avals[1].ndim) if i not in contracted_b and i not in batch_b]
+    g_first = choices.takes_cotangent_first(g, a, site.avals[1], free_b < [*contracted_b])
     return dot_bar(g, a, site.avals[1], numbers, precision, preferred_element_type, is_right=True, g_first=g_first)
 
 

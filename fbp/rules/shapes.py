@@ -12,7 +12,7 @@ from fbp.rules.common import keep_nothing, written_out
 def broadcast_bar(g, *, site, broadcast_dimensions):
     """Sums over the axes that are new, and over those that were of length one."""
     x = site.avals[0]
-    kept = {axis: i for i, axis in enumerate(broadcast_dimensions) if x.shape[i] == g.shape[axis]}
+    kept = {axis for i, axis in enumerate(broadcast_dimensions) if x.shape[i] == g.shape[axis] != 1}
     new = [axis for axis in range(g.ndim) if axis not in kept]
     return jnp.sum(g, new, dtype=g.dtype).reshape(x.shape) if new else g.reshape(x.shape)
 

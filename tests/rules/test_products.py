@@ -46,3 +46,12 @@ def test_the_accumulation_dtype_is_kept_out_of_the_cotangents():
     x, w = normal(3, 4).astype(jnp.bfloat16), normal(4, 5).astype(jnp.bfloat16)
     fun = lambda x, w: jnp.sum(lax.dot(x, w, preferred_element_type=jnp.float32))
     assert [bar.dtype for bar in fbp.grad(fun, (0, 1))(x, w)] == [jnp.bfloat16] * 2
+
+
+def test_the_cotangent_of_the_weights_of_attention_is_not_transposed():
+    """Larger than its factors, it comes in the order of its axes: einsum makes of it the right one."""
+    weights, value = jnp.ones((2, 4, 64, 64)), jnp.ones((2, 64, 4, 8))
+    mix = lambda weights: jnp.einsum("bhqk,bkhd->bqhd", weights, value)
+    program = jax.make_jaxpr(fbp.grad(lambda weights: jnp.sum(mix(weights) ** 2)))(weights)
+    moved = [eqn.outvars[0].aval.size for eqn in program.eqns if eqn.primitive is lax.transpose_p]
+    assert max(moved) < weights.size
