@@ -1,10 +1,10 @@
 """Step time, memory and compile time of fbp.grad beside jax.grad, measured in turn, in one process.
 
-Four parts: "drop-in", unmodified programs, where only jax.grad becomes fbp.grad; "fbp.nn", networks and operations written
-with fbp's layers, beside their Flax twins; "operations", single unmodified ones; and "accelerator", programs of the first
-two at sizes that fill a GPU. Ratios are to the first line of each case; below 1 is better. The multiple of the forward pass
-has a floor of about three. "of peak" is the speed of three forward passes' products in that time, as a share of one large
-product's.
+Five parts: "drop-in", unmodified programs, where only jax.grad becomes fbp.grad; "fbp.nn", networks and operations written
+with fbp's layers, beside their Flax twins; "operations", single unmodified ones; "programs", smaller unmodified programs of
+many fields; and "accelerator", programs of the first two parts at sizes that fill a GPU. Ratios are to the first line of each
+case; below 1 is better. The multiple of the forward pass has a floor of about three. "of peak" is the speed of three forward
+passes' products in that time, as a share of one large product's.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import jax
 import tyro
 from rich.progress import Progress
 
-from benchmarks import accelerator, drop_in, layers, operations
+from benchmarks import accelerator, drop_in, layers, operations, programs
 from benchmarks.measure import Program, Result, geometric_mean, measure, peak
 from fbp.report import figures
 
@@ -34,8 +34,8 @@ class Options:
     """Which cases, and how long to look at each."""
 
     cases: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """Names of parts (drop-in, fbp.nn, operations, accelerator) or of cases. If none is given, the first two parts on a CPU,
-    the last elsewhere."""
+    """Names of parts (drop-in, fbp.nn, operations, programs, accelerator) or of cases. If none is given, the first two parts on
+    a CPU, the last elsewhere."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """The dtype of parameters and data of the part "accelerator"."""
     quick: bool = False
@@ -55,6 +55,7 @@ def main(options: Options) -> int:
         "drop-in": drop_in.CASES,
         "fbp.nn": layers.CASES,
         "operations": operations.CASES,
+        "programs": programs.CASES,
         "accelerator": accelerator.cases(options.precision),
     }
     wanted = {*options.cases} or ({"drop-in", "fbp.nn"} if jax.default_backend() == "cpu" else {"accelerator"})

@@ -9,8 +9,9 @@ import tyro
 
 import fbp
 from benchmarks import __main__ as bench
-from benchmarks import accelerator, drop_in, operations
+from benchmarks import accelerator, drop_in, operations, programs
 from benchmarks.measure import Measured, Program, Result, Variant, geometric_mean, measure, product_flops
+from fbp.check.compare import relative_error
 
 X = jnp.linspace(0.0, 1.0, 64).reshape(8, 8)
 BATCH = (X,)
@@ -75,6 +76,31 @@ def test_an_operation_gives_its_result_and_the_cotangent_of_its_first_argument(n
         with jax.numpy_dtype_promotion("standard"):  # Flax's own code mixes dtypes
             y, x_bar = jax.eval_shape(variant.step, variant.params, *variant.batch)
         assert x_bar.shape == variant.params.shape and y.shape == variant.batch[0].shape
+
+
+@pytest.mark.parametrize("name", programs.CASES)
+def test_programs_of_many_fields_have_a_gradient(name):
+    with jax.numpy_dtype_promotion("standard"):
+        for variant in programs.CASES[name]().variants.values():
+            loss, gradient = jax.eval_shape(variant.step, variant.params, *variant.batch)
+            assert loss.shape == () and jax.tree.structure(gradient) == jax.tree.structure(variant.params)
+
+
+# Half precision; and of a million relus of a residual net, one or two have an input within rounding of 0.
+ROUNDED = {"decoder-bfloat16": 5e-2, "bottlenecks": 2e-2}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", programs.CASES)
+def test_programs_of_many_fields_agree(name):
+    with jax.numpy_dtype_promotion("standard"):
+        steps = programs.CASES[name]().variants
+        (loss, gradient), (their_loss, theirs) = (
+            jax.jit(steps[name].step)(steps[name].params, *steps[name].batch) for name in ("fbp.grad", "jax.grad")
+        )
+    assert relative_error(loss, their_loss) < ROUNDED.get(name, 1e-5)
+    for ours, their_leaf in zip(jax.tree.leaves(gradient), jax.tree.leaves(theirs), strict=True):
+        assert relative_error(ours, their_leaf, theirs) < ROUNDED.get(name, 5e-5)
 
 
 def test_memory_that_is_none_to_speak_of_has_no_ratio():
