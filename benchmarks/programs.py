@@ -313,8 +313,8 @@ def optimal_transport(points: int = 200) -> Program:
     return unmodified(loss, normal(points, 8), (normal(points, 8, seed=1),))
 
 
-def variational_autoencoder() -> Program:
-    """The evidence lower bound (Kingma & Welling 2014, eq. 10)."""
+def autoencoder() -> Program:
+    """The evidence lower bound of a variational autoencoder (Kingma & Welling 2014, eq. 10)."""
 
     def loss(params, x, noise):
         mean, log_variance = jnp.split(perceptron(params["encoder"], x), 2, -1)
@@ -598,7 +598,7 @@ CASES: dict[str, Callable[[], Program]] = {
     "poisson": poisson,
     "gaussian-process": gaussian_process,
     "optimal-transport": optimal_transport,
-    "variational-autoencoder": variational_autoencoder,
+    "autoencoder": autoencoder,
     "coupling-flow": coupling_flow,
     "policy-gradient": policy_gradient,
     "convnext": lambda: mean_square(ConvNeXt(), normal(16, 64, 64, 3)),
