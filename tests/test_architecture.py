@@ -17,8 +17,8 @@ REVERSE_MODE = {"vjp", "grad", "value_and_grad", "linearize", "linear_transpose"
 MAY_IMPORT = {
     "_compat": set(),
     "core": set(),
-    "chains": {"_compat", "recompute"},
-    "recompute": set(),
+    "chains": {"_compat", "core"},
+    "recompute": {"chains", "core"},
     "references": {"_compat", "core"},
     "engine": {"_compat", "chains", "core", "recompute", "references"},
     "rules": {"_compat", "core"},

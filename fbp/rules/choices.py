@@ -17,6 +17,7 @@ from jax.core import ShapedArray
 from jax.extend.core import primitives as p
 
 from fbp import _compat
+from fbp.core import elements
 
 # What is run again in the backward pass if that takes fewer bytes than to keep what it gave (see `fbp.recompute`): a pass
 # over the elements, which the compiler merges with the next. Memory 0.5 to 0.7 of what it is with everything kept in nets
@@ -111,11 +112,11 @@ def takes_cotangent_first(g: Any, x: Any, w: Any, is_transposed: bool) -> bool:
     has the axes of W in their order."""
     # Of what is larger than both, as the weights of attention, W_bar comes as W is laid out: 0.7 of the time and 0.8 of the
     # memory of attention at 512 positions, 0.97 to 1 of the time of transformers at 128.
-    if jax.default_backend() != "cpu" or w.size > 2 * max(g.size, x.size):
+    if jax.default_backend() != "cpu" or elements(w) > 2 * max(elements(g), elements(x)):
         return is_transposed
     # Of weights, the left factor is copied into another order first and, element by element, what it is computed from again with
     # it: 0.85 to 0.9 of the time of transformers, whose gelu(x) is four times as wide as g.
-    return x.size > g.size
+    return elements(x) > elements(g)
 
 
 def attention(group: int, queries: int, keys: int, features: int) -> tuple[tuple[int, int], int]:
