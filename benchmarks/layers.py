@@ -234,8 +234,8 @@ def linear_cross_entropy(classes: int, examples: int = 1024, features: int = 128
     return beside(program, fused, params)
 
 
-def normal(*shape: int, seed: int = 0) -> jax.Array:
-    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
+def normal(*shape: int, scale: float = 1.0, seed: int = 0) -> jax.Array:
+    return jnp.asarray(scale * np.random.default_rng(seed).standard_normal(shape), jnp.float32)
 
 
 NETWORKS: dict[str, Callable[[], Program]] = {

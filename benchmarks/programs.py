@@ -16,15 +16,12 @@ import optax
 from jax import lax
 
 from benchmarks.drop_in import unmodified
+from benchmarks.layers import normal
 from benchmarks.measure import Program
 
 
-def normal(*shape: int, scale: float = 1.0, seed: int = 0) -> jax.Array:
-    return jnp.asarray(scale * np.random.default_rng([seed, *shape]).standard_normal(shape), jnp.float32)
-
-
 def integers(high: int, *shape: int, seed: int = 0) -> jax.Array:
-    return jnp.asarray(np.random.default_rng([seed, *shape]).integers(0, high, shape))
+    return jnp.asarray(np.random.default_rng(seed).integers(0, high, shape))
 
 
 def weights(*sizes: int, seed: int = 0) -> list[jax.Array]:

@@ -14,7 +14,8 @@ On CPUs: for what else there is, XLA weighs what a merger costs itself. A rulebo
 from __future__ import annotations
 
 import functools
-from collections.abc import Container, Iterable, Sequence
+import sys
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -50,19 +51,15 @@ class Chains:
             return ys
         read = {id(x): self.sources(x) for x in xs if is_large(x)}
         found = frozenset[int]().union(*read.values())
-        if len(found) <= most or any(found == sources for sources in read.values()):
-            self.note(ys, found, read)
-            return ys
-        return [written_down(y) if is_large(y) and id(y) not in read else y for y in ys]
+        new = {id(y) for y in ys if is_large(y)} - read.keys()
+        if len(found) > most and found not in read.values():
+            return [written_down(y) if id(y) in new else y for y in ys]
+        self.merged |= {id(y): Merged(y, found) for y in ys if id(y) in new}
+        return ys
 
-    def again(self, ys: Iterable[Any], xs: Iterable[Any]) -> None:
+    def again(self, ys: Sequence[Any], xs: Iterable[Any]) -> None:
         """Says that ys have been computed again, from xs: from no more than a few (see `fbp.recompute.too_far`)."""
-        if self.is_cut:
-            read = {id(x): self.sources(x) for x in xs if is_large(x)}
-            self.note(ys, frozenset[int]().union(*read.values()), read)
-
-    def note(self, ys: Iterable[Any], sources: frozenset[int], known: Container[int]) -> None:
-        self.merged |= {id(y): Merged(y, sources) for y in ys if is_large(y) and id(y) not in known}
+        self.elementwise(ys, xs, most=sys.maxsize)
 
     def sources(self, x: Any) -> frozenset[int]:
         return self.merged[id(x)].sources if id(x) in self.merged else frozenset([id(x)])

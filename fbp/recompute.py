@@ -182,7 +182,7 @@ class Recall:
             xs, is_late = self.read(rerun, bars)
             given = zip(rerun.gives, rerun.run(*xs), strict=True)
             new = {k: x for k, x in given if not isinstance(k, Constant) and k not in self.known}
-            self.chains.again(new.values(), xs)
+            self.chains.again([*new.values()], xs)
             self.known |= new
             self.late |= {*new} if is_late else set()
         return self.value(k)

@@ -12,12 +12,12 @@ from fbp.rules import choices
 from fbp.rules.common import explicit_sharding, swapped_precision
 
 
-def dot_bar(g, other, aval, dimension_numbers, precision, preferred_element_type, is_right=False, g_first=True):
+def dot_bar(g, other, aval, dimension_numbers, precision, preferred_element_type, is_right=False):
     """y = a · b, contracted over some axes, side by side over others (batch)  =>  a_bar = g · b over b's free axes.
 
     The axes of y are: batch, free in a, free in b. The product of g and b has batch, free in a, contracted as in b; a
     transposition brings them to where they are in a. For b (`is_right`) it is the same with the roles changed: b_bar is
-    the transpose of gᵀ a or, without `g_first`, aᵀ g, which comes out in the layout of b.
+    aᵀ g, or the transpose of gᵀ a.
     """
     (contracted, contracted_other), (batch, batch_other) = dimension_numbers
     n_batch = len(batch)
@@ -28,7 +28,7 @@ def dot_bar(g, other, aval, dimension_numbers, precision, preferred_element_type
     side_by_side = list(range(n_batch)), list(batch_other)
     contracted_in_order = [contracted[i] for i in np.argsort(contracted_other, kind="stable")]
     left, right, axes = g, other, [*batch, *free, *contracted_in_order]
-    if not g_first:
+    if is_right and not choices.takes_cotangent_first(g, other, aval, free < [*contracted]):
         left, right, axes = other, g, [*batch, *contracted_in_order, *free]
         over, side_by_side = (over[1], over[0]), (side_by_side[1], side_by_side[0])
         precision = swapped_precision(precision)
@@ -44,9 +44,7 @@ def dot_left_bar(g, b, *, site, dimension_numbers, precision, preferred_element_
 def dot_right_bar(g, a, *, site, dimension_numbers, precision, preferred_element_type):
     (contracted_a, contracted_b), (batch_a, batch_b) = dimension_numbers
     numbers, precision = ((contracted_b, contracted_a), (batch_b, batch_a)), swapped_precision(precision)
-    free_b = [i for i in range(site.avals[1].ndim) if i not in contracted_b and i not in batch_b]
-    g_first = choices.takes_cotangent_first(g, a, site.avals[1], free_b < [*contracted_b])
-    return dot_bar(g, a, site.avals[1], numbers, precision, preferred_element_type, is_right=True, g_first=g_first)
+    return dot_bar(g, a, site.avals[1], numbers, precision, preferred_element_type, is_right=True)
 
 
 def _ragged_axes(site, numbers):

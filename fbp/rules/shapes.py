@@ -10,7 +10,7 @@ from fbp.rules.common import keep_nothing, written_out
 
 
 def broadcast_bar(g, *, site, broadcast_dimensions):
-    """Sums over the axes that are new, and over those that were of length one."""
+    """Sums over the axes that are new, and over those that were of length one (see `unbroadcast`)."""
     x = site.avals[0]
     kept = {axis for i, axis in enumerate(broadcast_dimensions) if x.shape[i] == g.shape[axis] != 1}
     new = [axis for axis in range(g.ndim) if axis not in kept]
